@@ -1,0 +1,102 @@
+//! Everything that can go wrong between a model package and its output frames, each with what the user can do next.
+
+use std::path::PathBuf;
+
+use super::Provider;
+use crate::model::StageKind;
+
+/// An error of the engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The caller cancelled the wait; nothing is wrong. Start again with a fresh stream.
+    #[error("cancelled")]
+    Cancelled,
+
+    /// No ONNX Runtime library was found: install one, or name it.
+    #[error(
+        "ONNX Runtime was not found; install it with `pip install onnxruntime-openvino` (CPU) or \
+         `pip install onnxruntime-gpu` (NVIDIA) in the active Python environment, or name the library in the property \
+         `runtime-library` or in ORT_DYLIB_PATH. Tried: {}",
+        list(.tried)
+    )]
+    RuntimeMissing {
+        /// Places that were searched.
+        tried: Vec<String>,
+    },
+
+    /// Libraries were found, and none of them could be used.
+    #[error("ONNX Runtime was found but cannot be used; expected version 1.17 or later. {}", list(.reasons))]
+    RuntimeUnusable {
+        /// One reason per library.
+        reasons: Vec<String>,
+    },
+
+    /// The process has loaded another library than the one asked for, and cannot load a second.
+    #[error(
+        "this process already runs ONNX Runtime from `{}`, which was loaded first; expected `{}`: one process can load \
+         one library, so set the same `runtime-library` on every fastvsr element",
+        loaded.display(),
+        asked.display()
+    )]
+    RuntimeMismatch {
+        /// The library in use.
+        loaded: PathBuf,
+        /// The library asked for.
+        asked: PathBuf,
+    },
+
+    /// The execution provider cannot run here: choose another, or install what the reason names.
+    #[error("execution provider `{provider}` does not work here: {reason}")]
+    Provider {
+        /// The provider asked for.
+        provider: Provider,
+        /// Why, in ONNX Runtime's words or ours.
+        reason: String,
+    },
+
+    /// The model package cannot be read.
+    #[error("{0:#}")]
+    Model(anyhow::Error),
+
+    /// A graph cannot be made into a session.
+    #[error("the {stage} graph `{file}` cannot be loaded: {reason}")]
+    Graph {
+        /// Stage of the package.
+        stage: StageKind,
+        /// File in the package.
+        file: String,
+        /// ONNX Runtime's message.
+        reason: String,
+    },
+
+    /// A graph does not have the inputs and outputs that the contract demands.
+    #[error("the {stage} graph `{file}` does not fit its manifest: {detail}")]
+    Signature {
+        /// Stage of the package.
+        stage: StageKind,
+        /// File in the package.
+        file: String,
+        /// What was expected and what the graph has.
+        detail: String,
+    },
+
+    /// A run failed.
+    #[error("the {stage} failed on a frame of {size}: {reason}")]
+    Run {
+        /// Stage of the package.
+        stage: StageKind,
+        /// Padded input size.
+        size: String,
+        /// ONNX Runtime's message, or what came out and what was expected.
+        reason: String,
+    },
+
+    /// A bug: the job panicked. The model's other users go on.
+    #[error("internal error while upscaling: {0}; please report it")]
+    Panicked(String),
+}
+
+fn list(items: &[String]) -> String {
+    items.join("; ")
+}

@@ -1,0 +1,274 @@
+//! Owns the thread that owns a model's sessions, and the waiting for it.
+//!
+//! ONNX Runtime's `Run` is not safe to call from several threads, and GPU sessions want one thread, so each loaded
+//! model has one [`Worker`]; its users queue up in the order in which they come. A user waits with a [`Cancel`]: when
+//! that is triggered the wait ends at once, the running job is interrupted, and its result is discarded.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use once_cell::sync::OnceCell;
+
+use super::Error;
+
+/// Ends the waits of one user of a worker, from any thread.
+#[derive(Debug, Default)]
+pub struct Cancel {
+    state: Mutex<CancelState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct CancelState {
+    cancelled: bool,
+    interrupt: Option<Interrupt>,
+}
+
+type Interrupt = Box<dyn Fn() + Send>;
+
+impl std::fmt::Debug for CancelState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CancelState").field("cancelled", &self.cancelled).finish_non_exhaustive()
+    }
+}
+
+impl Cancel {
+    /// Ends the current wait with [`Error::Cancelled`], and every later one until [`Self::reset`].
+    pub fn cancel(&self) {
+        let mut state = lock(&self.state);
+        state.cancelled = true;
+        if let Some(interrupt) = &state.interrupt {
+            interrupt();
+        }
+        self.changed.notify_all();
+    }
+
+    /// Allows waits again.
+    pub fn reset(&self) {
+        lock(&self.state).cancelled = false;
+    }
+
+    /// Whether waits end at once.
+    pub fn is_cancelled(&self) -> bool {
+        lock(&self.state).cancelled
+    }
+
+    /// Runs a part of a job that `interrupt` can end early.
+    pub(super) fn interruptible<T>(&self, interrupt: impl Fn() + Send + 'static, run: impl FnOnce() -> T) -> T {
+        let set = |interrupt: Option<Interrupt>| {
+            let mut state = lock(&self.state);
+            if let (true, Some(interrupt)) = (state.cancelled, &interrupt) {
+                interrupt();
+            }
+            state.interrupt = interrupt;
+        };
+        set(Some(Box::new(interrupt)));
+        let result = run();
+        set(None);
+        result
+    }
+}
+
+type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
+
+/// A thread that owns an `S` and runs jobs on it, one after the other.
+#[derive(Debug)]
+pub(super) struct Worker<S> {
+    jobs: mpsc::Sender<Job<S>>,
+}
+
+impl<S: Send + 'static> Worker<S> {
+    /// Starts the thread. It ends when the worker is dropped and its last job is done; nobody waits for that but the
+    /// end of the process.
+    pub(super) fn new(mut owned: S) -> Self {
+        let (jobs, queue) = mpsc::channel::<Job<S>>();
+        let alive = Alive::new();
+        thread::Builder::new()
+            .name("fastvsr".into())
+            .spawn(move || {
+                // Dropped last: the process may end once the sessions are gone.
+                let _alive = alive;
+                for job in queue {
+                    job(&mut owned);
+                }
+                drop(owned);
+            })
+            .expect("the system can start a thread");
+        Self { jobs }
+    }
+
+    /// Runs a job and waits for its result.
+    ///
+    /// # Errors
+    /// The job's own; [`Error::Cancelled`] as soon as `cancel` is triggered, while the job may still run on what it
+    /// owns; [`Error::Panicked`] if it panicked.
+    pub(super) fn call<T: Send + 'static>(
+        &self,
+        cancel: &Arc<Cancel>,
+        job: impl FnOnce(&mut S, &Cancel) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let slot = Arc::new(Mutex::new(None));
+        let job: Job<S> = {
+            let (slot, cancel) = (Arc::clone(&slot), Arc::clone(cancel));
+            Box::new(move |owned| {
+                // A job whose user left while it was queued must not delay the others.
+                let result = if cancel.is_cancelled() {
+                    Err(Error::Cancelled)
+                } else {
+                    catch_unwind(AssertUnwindSafe(|| job(owned, &cancel)))
+                        .unwrap_or_else(|panic| Err(Error::Panicked(message(panic.as_ref()))))
+                };
+                *lock(&slot) = Some(result);
+                // Taking the lock orders this notification after the waiter's last look at the slot.
+                let _state = lock(&cancel.state);
+                cancel.changed.notify_all();
+            })
+        };
+        self.jobs.send(job).map_err(|_| Error::Panicked("the worker thread is gone".into()))?;
+
+        let mut state = lock(&cancel.state);
+        loop {
+            if state.cancelled {
+                return Err(Error::Cancelled);
+            }
+            if let Some(result) = lock(&slot).take() {
+                return result;
+            }
+            state = cancel.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Locks, also after a panic elsewhere: what these mutexes guard is never left half-written.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".into())
+}
+
+/// Counts worker threads, so that the process can wait for them before the runtime library's own destructors run: a
+/// thread inside ONNX Runtime at that moment crashes. Waiting in `Drop` instead would make a pipeline's shutdown as
+/// slow as one run of the model.
+struct Alive;
+
+static ALIVE: AtomicUsize = AtomicUsize::new(0);
+
+/// Longest wait at the end of the process.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+impl Alive {
+    fn new() -> Self {
+        static AT_EXIT: OnceCell<()> = OnceCell::new();
+        AT_EXIT.get_or_init(|| {
+            extern "C" fn wait() {
+                let step = Duration::from_millis(1);
+                let mut waited = Duration::ZERO;
+                while ALIVE.load(Ordering::Acquire) > 0 && waited < LONGEST_WAIT {
+                    thread::sleep(step);
+                    waited += step;
+                }
+            }
+            // SAFETY: `wait` is a plain function that lives as long as the process: GStreamer never unloads plugins.
+            unsafe { libc::atexit(wait) };
+        });
+        ALIVE.fetch_add(1, Ordering::AcqRel);
+        Self
+    }
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        ALIVE.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn jobs_run_in_order_on_what_the_worker_owns() {
+        let worker = Worker::new(Vec::new());
+        let cancel = Arc::default();
+        for n in 0..5 {
+            worker.call(&cancel, move |list, _| Ok(list.push(n))).unwrap();
+        }
+        assert_eq!(worker.call(&cancel, |list, _| Ok(list.clone())).unwrap(), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_cancelled_wait_ends_at_once_and_the_job_is_interrupted() {
+        let worker = Worker::new(());
+        let cancel = Arc::<Cancel>::default();
+        let (started, wait) = mpsc::channel();
+        let other = thread::spawn({
+            let cancel = Arc::clone(&cancel);
+            move || {
+                wait.recv().unwrap();
+                let begin = Instant::now();
+                cancel.cancel();
+                begin
+            }
+        });
+        let (interrupted, was_interrupted) = mpsc::channel();
+        let result = worker.call(&cancel, move |_, cancel| {
+            cancel.interruptible(
+                move || drop(interrupted.send(())),
+                || {
+                    started.send(()).unwrap();
+                    thread::sleep(Duration::from_millis(300));
+                    Ok(())
+                },
+            )
+        });
+        assert!(matches!(result, Err(Error::Cancelled)));
+        assert!(other.join().unwrap().elapsed() < Duration::from_millis(100));
+        was_interrupted.recv().unwrap();
+    }
+
+    #[test]
+    fn after_a_reset_the_worker_serves_again() {
+        let worker = Worker::new(1);
+        let cancel = Arc::<Cancel>::default();
+        cancel.cancel();
+        assert!(matches!(worker.call(&cancel, |n, _| Ok(*n)), Err(Error::Cancelled)));
+        cancel.reset();
+        assert_eq!(worker.call(&cancel, |n, _| Ok(*n)).unwrap(), 1);
+    }
+
+    #[test]
+    fn one_user_cancels_and_the_other_is_served() {
+        let worker = Arc::new(Worker::new(()));
+        let (leaves, stays) = (Arc::<Cancel>::default(), Arc::<Cancel>::default());
+        let slow = thread::spawn({
+            let (worker, leaves) = (Arc::clone(&worker), Arc::clone(&leaves));
+            move || worker.call(&leaves, |_, _| Ok(thread::sleep(Duration::from_millis(100))))
+        });
+        thread::sleep(Duration::from_millis(20));
+        leaves.cancel();
+        assert_eq!(worker.call(&stays, |_, _| Ok(42)).unwrap(), 42);
+        assert!(matches!(slow.join().unwrap(), Err(Error::Cancelled)));
+    }
+
+    #[test]
+    fn a_panic_is_an_error_and_the_worker_lives_on() {
+        let worker = Worker::new(());
+        let cancel = Arc::default();
+        let result = worker.call(&cancel, |_, _| -> Result<(), Error> { panic!("out of cheese") });
+        assert!(result.unwrap_err().to_string().contains("out of cheese"));
+        worker.call(&cancel, |_, _| Ok(())).unwrap();
+    }
+}

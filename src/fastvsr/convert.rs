@@ -1,0 +1,196 @@
+//! Owns the conversion between a stream's pixel format and the 8-bit RGB tensors of the engine, done by
+//! `GstVideoConverter` with the stream's own colorimetry. Alpha does not pass through the model: it is scaled beside it.
+
+use gst_video::{VideoFormat, VideoFrameRef, VideoInfo, VideoTransferFunction, prelude::*, video_converter};
+
+use crate::frames::{self, Size};
+
+/// Converts one stream, from its caps to its caps scaled.
+#[derive(Debug)]
+pub(super) struct Convert {
+    input: VideoInfo,
+    output: VideoInfo,
+    /// RGB of the input's size.
+    rgb: VideoInfo,
+    /// RGB of the output's size, with the rows of the padded tensor.
+    rgb_hr: VideoInfo,
+    into_rgb: gst_video::VideoConverter,
+    from_rgb: gst_video::VideoConverter,
+    scratch: gst::Buffer,
+    alpha: Option<Alpha>,
+    size: Size,
+    padded: Size,
+    padded_hr: Size,
+}
+
+/// Scales the alpha of packed formats.
+#[derive(Debug)]
+struct Alpha {
+    /// Which of a pixel's four bytes it is.
+    channel: usize,
+    gray: VideoInfo,
+    gray_hr: VideoInfo,
+    scale: gst_video::VideoConverter,
+}
+
+/// A converted input frame.
+#[derive(Debug)]
+pub(super) struct Converted {
+    /// Padded RGB tensor for the engine.
+    pub(super) tensor: Vec<u8>,
+    /// Alpha of the input's size, if the format has one.
+    pub(super) alpha: Option<gst::Buffer>,
+}
+
+impl Convert {
+    /// Prepares for frames of `input` that leave as `output`; the model wants frames padded to `multiple` and returns
+    /// them `scale` times as large.
+    pub(super) fn new(
+        input: &VideoInfo,
+        output: &VideoInfo,
+        padded: Size,
+        scale: usize,
+    ) -> Result<Self, glib::BoolError> {
+        let size = Size { width: input.width() as usize, height: input.height() as usize };
+        let padded_hr = padded.scaled(scale);
+        let rgb = rgb_like(input, size.rgb_stride())?;
+        let rgb_hr = rgb_like(output, padded_hr.rgb_stride())?;
+        let into_rgb = gst_video::VideoConverter::new(input, &rgb, Some(options()))?;
+        let from_rgb = gst_video::VideoConverter::new(&rgb_hr, output, Some(options()))?;
+        let scratch = gst::Buffer::with_size(rgb.size())?;
+        let alpha = match input.format() {
+            VideoFormat::Rgba | VideoFormat::Bgra => Some(Alpha::new(input, output)?),
+            _ => None,
+        };
+        let (input, output) = (input.clone(), output.clone());
+        Ok(Self { input, output, rgb, rgb_hr, into_rgb, from_rgb, scratch, alpha, size, padded, padded_hr })
+    }
+
+    /// Bytes of the tensor that one output frame is decoded into.
+    pub(super) fn output_bytes(&self) -> usize {
+        self.padded_hr.rgb_bytes()
+    }
+
+    /// Reads an input buffer.
+    pub(super) fn read(&mut self, buffer: &gst::BufferRef) -> Result<Converted, glib::BoolError> {
+        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.input)?;
+        {
+            let scratch = self.scratch.make_mut();
+            let mut rgb = VideoFrameRef::from_buffer_ref_writable(scratch, &self.rgb)?;
+            self.into_rgb.frame_ref(&frame, &mut rgb);
+        }
+        let rgb = self.scratch.map_readable()?;
+        let tensor = frames::pad(&rgb, self.size.rgb_stride(), self.size, self.padded);
+        let alpha = self.alpha.as_ref().map(|alpha| alpha.read(&frame, self.size)).transpose()?;
+        Ok(Converted { tensor, alpha })
+    }
+
+    /// Whether the engine can decode straight into `buffer`: RGB in one piece, without gaps or padding.
+    pub(super) fn is_tensor(&self, buffer: &gst::BufferRef) -> bool {
+        let stride = self.padded_hr.rgb_stride() as i32;
+        let rows = match buffer.meta::<gst_video::VideoMeta>() {
+            Some(meta) => meta.stride() == [stride] && meta.offset() == [0],
+            None => self.output.stride() == [stride],
+        };
+        self.output.format() == VideoFormat::Rgb
+            && self.size == self.padded
+            && rows
+            && buffer.n_memory() == 1
+            && buffer.size() == self.output_bytes()
+    }
+
+    /// Writes a decoded tensor, held by a buffer, into an output buffer.
+    pub(super) fn write(
+        &self,
+        tensor: &gst::BufferRef,
+        alpha: Option<&gst::BufferRef>,
+        buffer: &mut gst::BufferRef,
+    ) -> Result<(), glib::BoolError> {
+        let rgb = VideoFrameRef::from_buffer_ref_readable(tensor, &self.rgb_hr)?;
+        let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, &self.output)?;
+        self.from_rgb.frame_ref(&rgb, &mut frame);
+        match (&self.alpha, alpha) {
+            (Some(scaler), Some(alpha)) => scaler.write(alpha, &mut frame),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Alpha {
+    fn new(input: &VideoInfo, output: &VideoInfo) -> Result<Self, glib::BoolError> {
+        let gray = |info: &VideoInfo| {
+            VideoInfo::builder(VideoFormat::Gray8, info.width(), info.height()).fps(info.fps()).build()
+        };
+        let (gray, gray_hr) = (gray(input)?, gray(output)?);
+        let scale = gst_video::VideoConverter::new(&gray, &gray_hr, Some(options()))?;
+        // Alpha is the last component of both formats, and the last byte of a pixel in both.
+        let channel = input.comp_poffset(3) as usize;
+        Ok(Self { channel, gray, gray_hr, scale })
+    }
+
+    fn read(&self, frame: &VideoFrameRef<&gst::BufferRef>, size: Size) -> Result<gst::Buffer, glib::BoolError> {
+        let mut buffer = gst::Buffer::with_size(self.gray.size())?;
+        {
+            let mut gray = VideoFrameRef::from_buffer_ref_writable(buffer.make_mut(), &self.gray)?;
+            let stride = gray.plane_stride()[0] as usize;
+            let rows = frame.plane_data(0)?;
+            frames::get_channel(
+                rows,
+                frame.plane_stride()[0] as usize,
+                self.channel,
+                gray.plane_data_mut(0)?,
+                stride,
+                size,
+            );
+        }
+        Ok(buffer)
+    }
+
+    fn write(
+        &self,
+        alpha: &gst::BufferRef,
+        frame: &mut VideoFrameRef<&mut gst::BufferRef>,
+    ) -> Result<(), glib::BoolError> {
+        let gray = VideoFrameRef::from_buffer_ref_readable(alpha, &self.gray)?;
+        let mut scaled = gst::Buffer::with_size(self.gray_hr.size())?;
+        {
+            let mut target = VideoFrameRef::from_buffer_ref_writable(scaled.make_mut(), &self.gray_hr)?;
+            self.scale.frame_ref(&gray, &mut target);
+        }
+        let scaled = VideoFrameRef::from_buffer_ref_readable(&scaled, &self.gray_hr)?;
+        let size = Size { width: self.gray_hr.width() as usize, height: self.gray_hr.height() as usize };
+        let stride = frame.plane_stride()[0] as usize;
+        let plane_stride = scaled.plane_stride()[0] as usize;
+        frames::set_channel(frame.plane_data_mut(0)?, stride, self.channel, scaled.plane_data(0)?, plane_stride, size);
+        Ok(())
+    }
+}
+
+/// RGB of the size of `info`, in the same primaries and transfer function, so that the only change is the matrix.
+fn rgb_like(info: &VideoInfo, stride: usize) -> Result<VideoInfo, glib::BoolError> {
+    let transfer = match info.colorimetry().transfer() {
+        VideoTransferFunction::Unknown => VideoTransferFunction::Srgb,
+        transfer => transfer,
+    };
+    let colorimetry = gst_video::VideoColorimetry::new(
+        gst_video::VideoColorRange::Range0_255,
+        gst_video::VideoColorMatrix::Rgb,
+        transfer,
+        info.colorimetry().primaries(),
+    );
+    VideoInfo::builder(VideoFormat::Rgb, info.width(), info.height())
+        .fps(info.fps())
+        .par(info.par())
+        .colorimetry(&colorimetry)
+        .stride(&[stride as i32])
+        .offset(&[0])
+        .size(stride * info.height() as usize)
+        .build()
+}
+
+fn options() -> video_converter::VideoConverterConfig {
+    let mut config = video_converter::VideoConverterConfig::new();
+    // Dither would be noise for the model to sharpen.
+    config.set_dither_method(gst_video::VideoDitherMethod::None);
+    config
+}

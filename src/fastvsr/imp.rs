@@ -1,0 +1,532 @@
+/*!
+ * element-fastvsr:
+ *
+ * Upscales video with one-step video super-resolution: W x H in, 4W x 4H out, frame for frame, in the format that
+ * comes in. The model lies in the plugin; ONNX Runtime is loaded when the element starts.
+ *
+ * |[
+ * gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! videoconvert ! fastvsr ! videoconvert ! autovideosink
+ * ]|
+ *
+ * This file owns the element's virtual methods and the mapping of errors to GStreamer's. Frames are taken in by
+ * `submit_input_buffer` and given out by `generate_output`, both in the streaming thread, which waits for the engine's
+ * worker; a flush or a shutdown ends that wait from another thread.
+ */
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use gst::{glib, prelude::*, subclass::prelude::*};
+use gst_base::{
+    prelude::*,
+    subclass::{
+        base_transform::{GenerateOutputSuccess, InputBuffer, PrepareOutputBufferSuccess},
+        prelude::*,
+    },
+};
+use gst_video::{VideoInfo, subclass::prelude::*};
+use once_cell::sync::Lazy;
+
+use super::{
+    caps, metas,
+    settings::{PROPERTIES, Settings},
+    stats::Stats,
+    streaming::{Failure, Next, Spent, Streaming},
+};
+use crate::{
+    engine::{self, Cancel, Engine, Error, Key, LogLevel},
+    model::Source,
+};
+
+static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
+    gst::DebugCategory::new("fastvsr", gst::DebugColorFlags::empty(), Some("One-step video super-resolution"))
+});
+
+/// Duration of a frame whose caps do not say, as in other delaying video elements.
+const UNKNOWN_FRAME_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(40);
+
+/// Scale of the embedded model, for caps queries that come before a model is loaded.
+const DEFAULT_SCALE: usize = 4;
+
+/// The element.
+///
+/// Lock order: `state` before any other; the others are never held together, and none but `state` is held while the
+/// engine runs, a buffer or event is pushed, or a message is posted.
+#[derive(Debug, Default)]
+pub struct FastVsr {
+    settings: Mutex<Settings>,
+    engine: Mutex<Option<Arc<Engine>>>,
+    /// Locked by the streaming thread, and by others only while it stands still (`stop`).
+    state: Mutex<Option<Streaming>>,
+    shared: Mutex<Shared>,
+    cancel: Arc<Cancel>,
+}
+
+/// What threads other than the streaming thread ask for.
+#[derive(Debug, Default)]
+struct Shared {
+    stats: Stats,
+    /// Delay of the window, and frames in it.
+    window_delay: gst::ClockTime,
+    window_frames: u32,
+    /// What the last LATENCY answer allowed for the upscaling of a window.
+    processing: gst::ClockTime,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl FastVsr {
+    fn scale(&self) -> usize {
+        lock(&self.engine).as_ref().map_or(DEFAULT_SCALE, |engine| engine.scale())
+    }
+
+    /// The engine that the settings ask for, loaded if need be.
+    fn open_engine(&self) -> Result<Arc<Engine>, Error> {
+        if let Some(engine) = lock(&self.engine).clone() {
+            return Ok(engine);
+        }
+        let settings = lock(&self.settings).clone();
+        let source = Source::find(&settings.model).map_err(Error::Model)?;
+        let runtime = engine::load_runtime(settings.runtime_library.as_deref(), &self.plugin_folders(), log_runtime)?;
+        let key = Key { source, provider: settings.provider, device: settings.device, precision: settings.precision };
+        let engine = Engine::open(runtime, &key)?;
+        gst::info!(
+            CAT,
+            imp = self,
+            "model {} {} on {} in {}, with {}",
+            engine.manifest.name,
+            engine.manifest.version,
+            engine.provider,
+            engine.precision.nick(),
+            engine.library.display()
+        );
+        *lock(&self.engine) = Some(Arc::clone(&engine));
+        Ok(engine)
+    }
+
+    /// Folders beside the plugin file, where its runtime may have been installed.
+    fn plugin_folders(&self) -> Vec<PathBuf> {
+        let plugin = self.obj().factory().and_then(|factory| factory.plugin());
+        let folder = plugin.and_then(|plugin| plugin.filename()).and_then(|file| file.parent().map(PathBuf::from));
+        folder.into_iter().flat_map(|folder| [folder.join("fastvsr"), folder]).collect()
+    }
+
+    /// Posts an error and says how the flow ends.
+    fn fail(&self, failure: Failure) -> gst::FlowError {
+        match failure {
+            Failure::Engine(Error::Cancelled) => gst::FlowError::Flushing,
+            Failure::Engine(err) => {
+                self.post_error_message(error_message(&err));
+                gst::FlowError::Error
+            }
+            Failure::Buffer(_) => {
+                gst::element_imp_error!(self, gst::StreamError::Format, ("{failure}"));
+                gst::FlowError::Error
+            }
+        }
+    }
+
+    /// Takes in a frame.
+    fn push_frame(&self, buffer: &gst::Buffer) -> Result<(), gst::FlowError> {
+        let result = match lock(&self.state).as_mut() {
+            Some(state) => state.push(buffer, &self.cancel),
+            None => return Err(gst::FlowError::NotNegotiated),
+        };
+        let (windows, spent) = result.map_err(|failure| self.fail(failure))?;
+        let stats = &mut lock(&self.shared).stats;
+        stats.frames_in += 1;
+        stats.add(windows, &spent);
+        Ok(())
+    }
+
+    /// Gives out the next frame, after the events that stood before it.
+    fn next_buffer(&self) -> Result<Option<gst::Buffer>, gst::FlowError> {
+        loop {
+            let next = lock(&self.state).as_mut().map_or(Next::Nothing, Streaming::next);
+            let frame = match next {
+                Next::Nothing => return Ok(None),
+                Next::Event(event) => {
+                    self.obj().src_pad().push_event(event);
+                    continue;
+                }
+                Next::Frame(frame) => frame,
+            };
+            let PrepareOutputBufferSuccess::Buffer(buffer) =
+                self.prepare_output_buffer(InputBuffer::Readable(&frame.metadata))?
+            else {
+                unreachable!("the element never works in place");
+            };
+            let result = match lock(&self.state).as_mut() {
+                Some(state) => state.finish(&frame, buffer, &self.cancel),
+                None => return Err(gst::FlowError::Flushing),
+            };
+            let (buffer, spent) = result.map_err(|failure| self.fail(failure))?;
+            self.account(&spent);
+            return Ok(Some(buffer));
+        }
+    }
+
+    /// Counts a frame that leaves, and tells the pipeline when the latency has changed.
+    fn account(&self, spent: &Spent) {
+        let changed = {
+            let shared = &mut *lock(&self.shared);
+            shared.stats.add(0, spent);
+            shared.stats.frame_out();
+            let window = shared.stats.mean_frame() * shared.window_frames;
+            let measured = gst::ClockTime::from_nseconds(window.as_nanos() as u64);
+            // A quarter of slack, so that not every frame changes the answer.
+            let changed = measured > shared.processing || measured * 2 < shared.processing;
+            if changed {
+                shared.processing = measured + measured / 4;
+            }
+            changed
+        };
+        if changed && lock(&self.settings).processing_latency.is_none() {
+            let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+        }
+    }
+
+    /// Upscales and pushes everything that waits. What follows does not belong to the same window.
+    fn drain(&self) -> Result<(), gst::FlowError> {
+        let result = match lock(&self.state).as_mut() {
+            Some(state) => state.close(&self.cancel),
+            None => return Ok(()),
+        };
+        let (windows, spent) = result.map_err(|failure| self.fail(failure))?;
+        lock(&self.shared).stats.add(windows, &spent);
+        while let Some(buffer) = self.next_buffer()? {
+            self.obj().src_pad().push(buffer)?;
+        }
+        Ok(())
+    }
+
+    /// Drains before an event or query that must not overtake frames. The event goes on also when this fails: an
+    /// error was posted, and EOS must arrive.
+    fn drain_before(&self, what: impl std::fmt::Debug) {
+        if let Err(flow) = self.drain() {
+            gst::warning!(CAT, imp = self, "frames before {what:?} could not be pushed: {flow}");
+            self.forget();
+        }
+    }
+
+    /// Drops the frames that wait, and the recurrent state.
+    fn forget(&self) {
+        if let Some(state) = lock(&self.state).as_mut() {
+            state.flush();
+        }
+    }
+
+    fn latency(&self) -> gst::ClockTime {
+        if self.obj().is_passthrough() {
+            return gst::ClockTime::ZERO;
+        }
+        let chosen = lock(&self.settings).processing_latency;
+        let shared = lock(&self.shared);
+        shared.window_delay + chosen.unwrap_or(shared.processing)
+    }
+}
+
+/// The error as GStreamer classifies it: what went wrong for people, and nothing that a program must parse.
+fn error_message(err: &Error) -> gst::ErrorMessage {
+    match err {
+        Error::RuntimeMissing { .. } | Error::RuntimeUnusable { .. } | Error::RuntimeMismatch { .. } => {
+            gst::error_msg!(gst::LibraryError::Init, ("{err}"))
+        }
+        Error::Provider { .. } => gst::error_msg!(gst::LibraryError::Settings, ("{err}")),
+        Error::Model(_) | Error::Graph { .. } => gst::error_msg!(gst::ResourceError::NotFound, ("{err}")),
+        Error::Signature { .. } => gst::error_msg!(gst::StreamError::WrongType, ("{err}")),
+        _ => gst::error_msg!(gst::StreamError::Failed, ("{err}")),
+    }
+}
+
+/// Bridges ONNX Runtime's log to the element's category.
+fn log_runtime(level: LogLevel, text: &str) {
+    let level = match level {
+        LogLevel::Fatal | LogLevel::Error => gst::DebugLevel::Error,
+        LogLevel::Warning => gst::DebugLevel::Warning,
+        LogLevel::Info => gst::DebugLevel::Info,
+        LogLevel::Verbose => gst::DebugLevel::Trace,
+    };
+    gst::log_with_level!(CAT, level, "ONNX Runtime: {text}");
+}
+
+#[glib::object_subclass]
+impl ObjectSubclass for FastVsr {
+    const NAME: &'static str = "GstFastVsr";
+    type Type = super::FastVsr;
+    type ParentType = gst_video::VideoFilter;
+}
+
+impl ObjectImpl for FastVsr {
+    fn constructed(&self) {
+        self.parent_constructed();
+        // VideoFilter turns QoS on, which drops input frames: holes in the window, and fewer frames out than in.
+        self.obj().set_qos(false);
+    }
+
+    fn properties() -> &'static [glib::ParamSpec] {
+        &PROPERTIES
+    }
+
+    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        lock(&self.settings).set(pspec.name(), value);
+        match pspec.name() {
+            "passthrough" => self.obj().reconfigure_src(),
+            "processing-latency" => {
+                let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+            }
+            _ => {}
+        }
+    }
+
+    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+        match pspec.name() {
+            "stats" => {
+                let engine = lock(&self.engine).clone();
+                lock(&self.shared).stats.structure(engine.as_deref()).to_value()
+            }
+            name => lock(&self.settings).get(name),
+        }
+    }
+}
+
+impl GstObjectImpl for FastVsr {}
+
+impl ElementImpl for FastVsr {
+    fn metadata() -> Option<&'static gst::subclass::ElementMetadata> {
+        static METADATA: Lazy<gst::subclass::ElementMetadata> = Lazy::new(|| {
+            gst::subclass::ElementMetadata::new(
+                "Video super-resolution",
+                "Filter/Effect/Video/Scaler",
+                "Upscales video four times with a one-step video super-resolution model (FastVSR, arXiv 2509.24142)",
+                "The fastvsr authors",
+            )
+        });
+        Some(&METADATA)
+    }
+
+    fn pad_templates() -> &'static [gst::PadTemplate] {
+        &caps::TEMPLATES
+    }
+
+    fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
+        // Before the parent: it waits for the streaming thread, which waits for the engine.
+        if transition == gst::StateChange::PausedToReady {
+            self.cancel.cancel();
+        }
+        self.parent_change_state(transition)
+    }
+}
+
+impl BaseTransformImpl for FastVsr {
+    const MODE: gst_base::subclass::BaseTransformMode = gst_base::subclass::BaseTransformMode::NeverInPlace;
+    const PASSTHROUGH_ON_SAME_CAPS: bool = false;
+    const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
+
+    fn start(&self) -> Result<(), gst::ErrorMessage> {
+        self.cancel.reset();
+        *lock(&self.shared) = Shared::default();
+        if lock(&self.settings).passthrough {
+            return Ok(());
+        }
+        self.open_engine().map(drop).map_err(|err| error_message(&err))
+    }
+
+    fn stop(&self) -> Result<(), gst::ErrorMessage> {
+        *lock(&self.state) = None;
+        *lock(&self.engine) = None;
+        Ok(())
+    }
+
+    fn transform_caps(
+        &self,
+        direction: gst::PadDirection,
+        caps: &gst::Caps,
+        filter: Option<&gst::Caps>,
+    ) -> Option<gst::Caps> {
+        let other = if lock(&self.settings).passthrough {
+            caps.clone()
+        } else {
+            caps::transform(direction, caps, self.scale() as i32)
+        };
+        Some(match filter {
+            Some(filter) => filter.intersect_with_mode(&other, gst::CapsIntersectMode::First),
+            None => other,
+        })
+    }
+
+    fn submit_input_buffer(&self, is_discont: bool, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
+        // Not `is_discont`: it stays set until the first output buffer, which comes a window later.
+        let discont = buffer.flags().contains(gst::BufferFlags::DISCONT);
+        self.parent_submit_input_buffer(is_discont, buffer)?;
+        if self.obj().is_passthrough() {
+            return Ok(gst::FlowSuccess::Ok);
+        }
+        let Some(buffer) = self.take_queued_buffer() else { return Ok(gst::FlowSuccess::Ok) };
+        if discont {
+            self.drain()?;
+            if let Some(state) = lock(&self.state).as_mut() {
+                state.reset();
+            }
+        }
+        self.push_frame(&buffer)?;
+        Ok(gst::FlowSuccess::Ok)
+    }
+
+    fn generate_output(&self) -> Result<GenerateOutputSuccess, gst::FlowError> {
+        if self.obj().is_passthrough() {
+            return self.parent_generate_output();
+        }
+        Ok(match self.next_buffer()? {
+            Some(buffer) => GenerateOutputSuccess::Buffer(buffer),
+            None => GenerateOutputSuccess::NoOutput,
+        })
+    }
+
+    fn sink_event(&self, event: gst::Event) -> bool {
+        use gst::EventView;
+        gst::trace!(CAT, imp = self, "{event:?}");
+        match event.view() {
+            EventView::FlushStart(_) => self.cancel.cancel(),
+            EventView::FlushStop(_) => {
+                self.forget();
+                self.cancel.reset();
+            }
+            EventView::Segment(segment) => {
+                self.drain_before("SEGMENT");
+                let old = self.obj().segment();
+                // Only the position of a segment may change without a jump in the video.
+                if !same_but_position(&old, segment.segment()) {
+                    self.forget();
+                }
+            }
+            EventView::Eos(_) | EventView::SegmentDone(_) | EventView::StreamStart(_) | EventView::Gap(_) => {
+                self.drain_before(event.type_());
+            }
+            // Drains by itself, when it turns out that something changes.
+            EventView::Caps(_) => {}
+            _ if event.is_serialized() => {
+                let mut state = lock(&self.state);
+                if let Some(state) = state.as_mut().filter(|state| state.holds_frames()) {
+                    state.hold(event);
+                    return true;
+                }
+            }
+            _ => {}
+        }
+        self.parent_sink_event(event)
+    }
+
+    fn src_event(&self, event: gst::Event) -> bool {
+        let event = match event.view() {
+            gst::EventView::Navigation(_) if !self.obj().is_passthrough() => {
+                metas::scale_navigation(event, self.scale())
+            }
+            _ => event,
+        };
+        self.parent_src_event(event)
+    }
+
+    fn query(&self, direction: gst::PadDirection, query: &mut gst::QueryRef) -> bool {
+        if direction == gst::PadDirection::Sink
+            && let gst::QueryViewMut::Drain(_) = query.view_mut()
+        {
+            self.drain_before("DRAIN");
+        }
+        if !BaseTransformImplExt::parent_query(self, direction, query) {
+            return false;
+        }
+        if direction == gst::PadDirection::Src
+            && let gst::QueryViewMut::Latency(latency) = query.view_mut()
+        {
+            let own = self.latency();
+            let (live, min, max) = latency.result();
+            gst::debug!(CAT, imp = self, "latency: upstream {min} to {max:?}, own {own}");
+            latency.set(live, min + own, max.opt_add(own));
+        }
+        true
+    }
+
+    fn transform_meta<'a>(
+        &self,
+        outbuf: &mut gst::BufferRef,
+        meta: gst::MetaRef<'a, gst::Meta>,
+        inbuf: &'a gst::BufferRef,
+    ) -> bool {
+        let infos = lock(&self.state).as_ref().map(|state| (state.input.clone(), state.output.clone()));
+        let Some((input, output)) = infos else {
+            return self.parent_transform_meta(outbuf, meta, inbuf);
+        };
+        let again = gst::MetaRef::clone(&meta);
+        match metas::transform(meta, outbuf, &input, &output) {
+            metas::Verdict::Done => false,
+            metas::Verdict::Default => self.parent_transform_meta(outbuf, again, inbuf),
+        }
+    }
+}
+
+impl VideoFilterImpl for FastVsr {
+    fn set_info(
+        &self,
+        _incaps: &gst::Caps,
+        input: &VideoInfo,
+        _outcaps: &gst::Caps,
+        output: &VideoInfo,
+    ) -> Result<(), gst::LoggableError> {
+        if let Some(reason) = caps::refusal(input) {
+            gst::element_imp_error!(self, gst::CoreError::Negotiation, ("{reason}"));
+            return Err(gst::loggable_error!(CAT, "{reason}"));
+        }
+        // Frames under the old caps leave before the new caps do.
+        self.drain_before("CAPS");
+
+        let same_size = (input.width(), input.height()) == (output.width(), output.height());
+        let state = if same_size {
+            None
+        } else {
+            let engine = self.open_engine().map_err(|err| {
+                self.post_error_message(error_message(&err));
+                gst::loggable_error!(CAT, "{err}")
+            })?;
+            let window = lock(&self.settings).window as usize;
+            let state = Streaming::new(engine, input, output, window)
+                .map_err(|err| gst::loggable_error!(CAT, "no conversion for these caps: {err}"))?;
+            Some(state)
+        };
+        {
+            let mut shared = lock(&self.shared);
+            let delay = state.as_ref().map_or(0, Streaming::delay) as u64;
+            shared.window_delay = frame_duration(input) * delay;
+            shared.window_frames = delay as u32 + 1;
+        }
+        *lock(&self.state) = state;
+        self.obj().set_passthrough(same_size);
+        let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+        Ok(())
+    }
+}
+
+fn frame_duration(info: &VideoInfo) -> gst::ClockTime {
+    let fps = info.fps();
+    let (numer, denom) = (fps.numer() as u64, fps.denom() as u64);
+    if numer == 0 {
+        return UNKNOWN_FRAME_DURATION;
+    }
+    gst::ClockTime::SECOND.mul_div_ceil(denom, numer).unwrap_or(UNKNOWN_FRAME_DURATION)
+}
+
+/// Whether a segment goes on where the old one was: frames before and after belong to one sequence.
+fn same_but_position(old: &gst::Segment, new: &gst::Segment) -> bool {
+    match (old.downcast_ref::<gst::ClockTime>(), new.downcast_ref::<gst::ClockTime>()) {
+        (Some(old), Some(new)) => {
+            let mut old = old.clone();
+            old.set_position(new.position());
+            old == *new
+        }
+        _ => false,
+    }
+}

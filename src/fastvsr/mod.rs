@@ -1,0 +1,31 @@
+//! The element: everything that knows GStreamer.
+//!
+//! `imp` has the properties and virtual methods, `caps` the negotiation, `convert` the pixel formats.
+
+mod caps;
+mod convert;
+mod imp;
+mod metas;
+mod settings;
+mod stats;
+mod streaming;
+
+use gst::prelude::*;
+
+use crate::engine::{Precision, Provider};
+
+glib::wrapper! {
+    /// The `fastvsr` element: W x H video in, `scale` W x `scale` H video out, frame for frame.
+    pub struct FastVsr(ObjectSubclass<imp::FastVsr>)
+        @extends gst_video::VideoFilter, gst_base::BaseTransform, gst::Element, gst::Object;
+}
+
+/// Registers the element with a plugin.
+///
+/// # Errors
+/// If GStreamer refuses the type.
+pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    Provider::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    Precision::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    gst::Element::register(Some(plugin), "fastvsr", gst::Rank::NONE, FastVsr::static_type())
+}

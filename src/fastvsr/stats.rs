@@ -1,0 +1,65 @@
+//! Owns the counters behind the `stats` property.
+
+use std::time::Duration;
+
+use super::streaming::Spent;
+use crate::engine::{Engine, Timings};
+
+/// How much of the mean a new frame is, once there are more frames than that.
+const SMOOTHING: u32 = 16;
+
+/// What has passed since the element started.
+#[derive(Debug, Default, Clone)]
+pub(super) struct Stats {
+    pub(super) frames_in: u64,
+    pub(super) frames_out: u64,
+    windows: u64,
+    stages: Timings,
+    convert: Duration,
+    /// Time since the last frame left that was spent on the next one.
+    open: Duration,
+    mean: Duration,
+}
+
+impl Stats {
+    /// Adds a step of work, and the windows that it began.
+    pub(super) fn add(&mut self, windows: usize, spent: &Spent) {
+        self.windows += windows as u64;
+        self.stages += spent.stages;
+        self.convert += spent.convert;
+        self.open += spent.stages.total() + spent.convert;
+    }
+
+    /// Counts a frame that leaves.
+    pub(super) fn frame_out(&mut self) {
+        self.frames_out += 1;
+        let weight = u32::try_from(self.frames_out).unwrap_or(SMOOTHING).min(SMOOTHING);
+        self.mean = (self.mean * (weight - 1) + self.open) / weight;
+        self.open = Duration::ZERO;
+    }
+
+    /// Smoothed time that one frame takes, all stages and conversions.
+    pub(super) fn mean_frame(&self) -> Duration {
+        self.mean
+    }
+
+    /// The value of the `stats` property. Times are means per frame given out, in milliseconds.
+    pub(super) fn structure(&self, engine: Option<&Engine>) -> gst::Structure {
+        let frames = self.frames_out.max(1) as f64;
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3 / frames;
+        let busy = (self.stages.total() + self.convert).as_secs_f64();
+        gst::Structure::builder("fastvsr-stats")
+            .field("frames-in", self.frames_in)
+            .field("frames-out", self.frames_out)
+            .field("windows", self.windows)
+            .field("encoder-ms", milliseconds(self.stages.encoder))
+            .field("unet-ms", milliseconds(self.stages.unet))
+            .field("decoder-ms", milliseconds(self.stages.decoder))
+            .field("convert-ms", milliseconds(self.convert))
+            .field("fps", if busy > 0.0 { self.frames_out as f64 / busy } else { 0.0 })
+            .field("provider", engine.map(|engine| engine.provider.nick()))
+            .field("precision", engine.map(|engine| engine.precision.nick()))
+            .field("model", engine.map(|engine| engine.manifest.name.as_str()))
+            .build()
+    }
+}

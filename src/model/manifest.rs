@@ -1,0 +1,260 @@
+//! The manifest of a model package: what `model.toml` may say, with every rule checked at parse time.
+
+use anyhow::{Context, Result, ensure};
+use serde::Deserialize;
+
+use super::StageKind;
+
+/// Version of the manifest's format that this build reads.
+const FORMAT: u32 = 1;
+
+/// Largest window, context or padding that a manifest may ask for, in frames or pixels: a typo must not allocate the
+/// machine's memory.
+const MAX: usize = 1024;
+
+/// A parsed and validated `model.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    format: u32,
+    /// Short name, as in the element's `model` property.
+    pub name: String,
+    /// Version of the weights.
+    pub version: String,
+    /// SPDX expression.
+    pub license: String,
+    /// One line for people.
+    pub description: String,
+    /// Sizes in space.
+    pub geometry: Geometry,
+    /// Sizes in time.
+    pub time: Time,
+    stages: Stages,
+}
+
+/// Sizes in space, in pixels of the input frame.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Geometry {
+    /// Output pixels per input pixel along each axis.
+    pub scale: usize,
+    /// Stride of the encoder on the pre-upscaled frame; for information.
+    #[serde(default = "one")]
+    pub encoder_stride: usize,
+    /// Stride of the decoder; for information.
+    #[serde(default = "one")]
+    pub decoder_stride: usize,
+    /// Width and height are padded to a multiple of this before the first stage and cropped after the last.
+    #[serde(default = "one")]
+    pub multiple: usize,
+}
+
+/// Sizes in time, in frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Time {
+    /// Frames per window that the model prefers.
+    #[serde(default = "one")]
+    pub window: usize,
+    /// Fewest frames that a window may have; shorter ones are padded by repeating the last frame.
+    #[serde(default = "one")]
+    pub minimum: usize,
+    /// A window's length, less `first_extra` in the first, is a multiple of this.
+    #[serde(default = "one")]
+    pub multiple: usize,
+    /// Additional frames in the first window after a reset (1 for models of 4n+1 frames).
+    #[serde(default)]
+    pub first_extra: usize,
+    /// Earlier frames shown to the model again as context, their output discarded.
+    #[serde(default)]
+    pub look_back: usize,
+    /// Later frames needed before a frame can be upscaled.
+    #[serde(default)]
+    pub look_ahead: usize,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stages {
+    encoder: Option<StageManifest>,
+    unet: Option<StageManifest>,
+    decoder: StageManifest,
+}
+
+/// One stage's files and state.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageManifest {
+    /// The ONNX graph, relative to the package's folder.
+    pub file: String,
+    /// Its SHA-256 in hexadecimal.
+    pub sha256: String,
+    /// External data files of the graph.
+    #[serde(default)]
+    pub data: Vec<DataManifest>,
+    /// Recurrent state: the stage then runs once per frame instead of once per window.
+    #[serde(default)]
+    pub state: Vec<StateManifest>,
+}
+
+/// One external data file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataManifest {
+    /// Relative to the package's folder, with the name that the graph refers to.
+    pub file: String,
+    /// Its SHA-256 in hexadecimal.
+    pub sha256: String,
+}
+
+/// One recurrent state tensor, float32 `[1, channels, height / stride, width / stride]` of the padded input frame;
+/// zeros at the start.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateManifest {
+    /// Graph input that takes the state after the previous frame.
+    pub input: String,
+    /// Graph output that gives the state after this frame.
+    pub output: String,
+    /// Channels.
+    pub channels: usize,
+    /// Input pixels per state cell along each axis.
+    pub stride: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Manifest {
+    /// Parses and validates the text of a `model.toml`.
+    ///
+    /// # Errors
+    /// Says which field is wrong, what was expected and what is there.
+    pub fn parse(text: &str) -> Result<Self> {
+        let manifest: Self = toml::from_str(text).context("the manifest is not valid")?;
+        manifest.validate()?;
+        Ok(manifest)
+    }
+
+    /// The stages that the package has, in running order.
+    pub fn stages(&self) -> impl Iterator<Item = (StageKind, &StageManifest)> {
+        let Stages { encoder, unet, decoder } = &self.stages;
+        [
+            encoder.as_ref().map(|stage| (StageKind::Encoder, stage)),
+            unet.as_ref().map(|stage| (StageKind::Unet, stage)),
+            Some((StageKind::Decoder, decoder)),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    fn validate(&self) -> Result<()> {
+        ensure!(self.format == FORMAT, "format: expected {FORMAT}, got {}", self.format);
+        let Geometry { scale, multiple, .. } = self.geometry;
+        range("geometry.scale", scale, 1, 16)?;
+        range("geometry.multiple", multiple, 1, MAX)?;
+
+        let Time { window, minimum, multiple: step, first_extra, look_back, look_ahead } = self.time;
+        range("time.window", window, 1, MAX)?;
+        range("time.minimum", minimum, 1, MAX)?;
+        range("time.multiple", step, 1, MAX)?;
+        range("time.first-extra", first_extra, 0, MAX)?;
+        range("time.look-back", look_back, 0, MAX)?;
+        range("time.look-ahead", look_ahead, 0, MAX)?;
+
+        ensure!(
+            self.stages.unet.is_none() || self.stages.encoder.is_some(),
+            "stages: expected an encoder where there is a unet, got a unet alone"
+        );
+        for (kind, stage) in self.stages() {
+            for state in &stage.state {
+                range(&format!("stages.{kind}.state `{}` channels", state.input), state.channels, 1, 1 << 16)?;
+                range(&format!("stages.{kind}.state `{}` stride", state.input), state.stride, 1, MAX)?;
+                ensure!(
+                    multiple % state.stride == 0,
+                    "stages.{kind}.state `{}` stride: expected a divisor of geometry.multiple ({multiple}), got {}",
+                    state.input,
+                    state.stride
+                );
+                ensure!(
+                    look_back == 0 && look_ahead == 0 && first_extra == 0 && minimum == 1 && step == 1,
+                    "time: expected no look-back, look-ahead, first-extra, minimum or multiple in a model with \
+                     recurrent state (stages.{kind} has `{}`)",
+                    state.input
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn range(field: &str, got: usize, low: usize, high: usize) -> Result<()> {
+    ensure!((low..=high).contains(&got), "{field}: expected {low} to {high}, got {got}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        format = 1
+        name = "good"
+        version = "1.0.0"
+        license = "MIT"
+        description = "a good one"
+        [geometry]
+        scale = 4
+        multiple = 8
+        [time]
+        window = 4
+        [stages.encoder]
+        file = "encoder.onnx"
+        sha256 = "00"
+        [stages.unet]
+        file = "unet.onnx"
+        sha256 = "00"
+        [[stages.unet.state]]
+        input = "s"
+        output = "t"
+        channels = 64
+        stride = 4
+        [stages.decoder]
+        file = "decoder.onnx"
+        sha256 = "00"
+    "#;
+
+    #[track_caller]
+    fn refused(from: &str, to: &str, expected: &str) {
+        assert!(GOOD.contains(from));
+        let message = format!("{:#}", Manifest::parse(&GOOD.replace(from, to)).unwrap_err());
+        assert!(message.contains(expected), "{message}");
+    }
+
+    #[test]
+    fn a_good_manifest_parses() {
+        let manifest = Manifest::parse(GOOD).unwrap();
+        assert_eq!(manifest.stages().count(), 3);
+        assert_eq!(manifest.time.minimum, 1);
+        assert_eq!(manifest.geometry.encoder_stride, 1);
+    }
+
+    #[test]
+    fn mistakes_say_expected_and_got() {
+        refused("format = 1", "format = 2", "format: expected 1, got 2");
+        refused("scale = 4", "scale = 0", "geometry.scale: expected 1 to 16, got 0");
+        refused("window = 4", "window = 5000", "time.window: expected 1 to 1024, got 5000");
+        refused("stride = 4", "stride = 3", "expected a divisor of geometry.multiple (8), got 3");
+        refused("window = 4", "window = 4\nlook-ahead = 2", "expected no look-back");
+        refused("window = 4", "windows = 4", "unknown field `windows`");
+        refused("[stages.decoder]", "[stages.decoders]", "unknown field `decoders`");
+    }
+
+    #[test]
+    fn a_unet_needs_an_encoder() {
+        let text = GOOD.replace("[stages.encoder]\n        file = \"encoder.onnx\"\n        sha256 = \"00\"", "");
+        let message = format!("{:#}", Manifest::parse(&text).unwrap_err());
+        assert!(message.contains("got a unet alone"), "{message}");
+    }
+}
