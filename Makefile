@@ -1,0 +1,95 @@
+# Every target does its own set-up and can be run again at any time. On Debian 12 the set-up installs packages (as root,
+# or through sudo) and puts ONNX Runtime into .venv; cargo and Python must be there.
+#
+#   make demo [CLIP=film.mp4]   upscale a clip with gst-launch-1.0; leaves a video and a picture in demo/
+#   make test                   all tests of the plugin
+#   make test-models            all tests of the Python package that trains and exports the models
+#   make lint                   formatting, clippy, licences, ruff
+#   make bench                  measure this machine
+#   make install [PREFIX=/usr]  put the plugin, its runtime and the models where GStreamer finds them
+
+CLIP ?= examples/demo/clip.mp4
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+VENV := $(CURDIR)/.venv
+PIP := $(VENV)/bin/pip install --quiet --disable-pip-version-check
+PLUGIN := target/release/libgstfastvsr.so
+
+# ONNX Runtime with OpenVINO exists for x86-64 alone; the plain one has the CPU provider.
+RUNTIME := $(if $(filter x86_64,$(shell uname -m)),onnxruntime-openvino==1.24.1,onnxruntime==1.24.1)
+
+SYSTEM := build-essential pkg-config python3-venv \
+    libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev gstreamer1.0-tools gstreamer1.0-plugins-base gstreamer1.0-plugins-base-apps \
+    gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-x
+
+# The plugin finds ONNX Runtime in the active Python environment.
+export VIRTUAL_ENV := $(VENV)
+
+.PHONY: demo test test-models lint bench install system clean
+
+demo: $(PLUGIN) $(VENV)/runtime
+	examples/demo/run "$(CLIP)"
+
+test: system $(VENV)/runtime
+	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --profile ci; else cargo test --locked; fi
+
+test-models: system $(VENV)/models
+	$(VENV)/bin/python -m pytest -q models/tests
+
+lint: system $(VENV)/lint
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-deny
+	cargo deny --offline check licenses bans sources
+	$(VENV)/bin/ruff check models examples
+	$(VENV)/bin/ruff format --check models examples
+
+bench: $(PLUGIN) $(VENV)/bench
+	$(VENV)/bin/python benches/bench.py
+
+# `dpkg -s` is quick when everything is there, so that later runs need neither root nor a network.
+system:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust from https://rustup.rs" >&2; exit 1; }
+	@dpkg -s $(SYSTEM) >/dev/null 2>&1 || { $(SUDO) apt-get update && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(SYSTEM); }
+
+$(PLUGIN): system $(shell find src models/compact-s Cargo.toml Cargo.lock build.rs -type f 2>/dev/null)
+	cargo build --release --locked
+	touch $@
+
+$(VENV)/bin/python: | system
+	python3 -m venv $(VENV)
+
+# The library alone is used, so what the Python module would need is left out.
+$(VENV)/runtime: $(VENV)/bin/python Makefile
+	$(PIP) --no-deps $(RUNTIME)
+	touch $@
+
+$(VENV)/lint: $(VENV)/bin/python Makefile
+	$(PIP) 'ruff>=0.14,<1'
+	touch $@
+
+$(VENV)/bench: $(VENV)/runtime
+	$(PIP) $(RUNTIME)
+	touch $@
+
+$(VENV)/models: $(VENV)/bench models/pyproject.toml
+	$(PIP) -e 'models[test]'
+	touch $@
+
+PLUGINS := $(DESTDIR)$(PREFIX)/lib/$(shell cc -print-multiarch 2>/dev/null)/gstreamer-1.0
+
+install: $(PLUGIN) $(VENV)/runtime
+	install -Dm755 $(PLUGIN) $(PLUGINS)/libgstfastvsr.so
+	install -d $(PLUGINS)/fastvsr
+	cp -a $(VENV)/lib/python3*/site-packages/onnxruntime/capi/lib*.so* $(PLUGINS)/fastvsr/
+	for model in models/compact-*; do \
+	    install -d $(DESTDIR)$(PREFIX)/share/fastvsr/$$model; \
+	    install -m644 $$model/* $(DESTDIR)$(PREFIX)/share/fastvsr/$$model/; \
+	done
+
+clean:
+	cargo clean
+	rm -rf $(VENV) demo
