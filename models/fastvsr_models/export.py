@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxscript.optimizer
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
@@ -63,7 +64,8 @@ class DecoderGraph(nn.Module):
         x = net.up2(net.blocks1(net.up1(net.mid(net.conv_in(denoised)))))
         x = x + F.conv2d(frames, self.condition, net.condition.bias, padding=1)
         x, state = net.step(x, state)
-        x = F.conv2d(F.relu(net.up3(x)), self.out, self.out_bias, padding=1)
+        x = F.pixel_shuffle(F.relu(F.conv2d(x, net.up3.weight, net.up3.bias)), 2)
+        x = F.conv2d(x, self.out, self.out_bias, padding=1)
         x = x + F.pixel_shuffle(edge_conv(frames, self.skip), 2)
         x = F.pixel_shuffle(x, 2).clamp(0, 255).to(torch.uint8)
         return x.permute(0, 2, 3, 1), state
@@ -82,6 +84,27 @@ def store_half(model):
         model.graph.node.insert(0, cast)
 
 
+def tidy(model):
+    """Make every Pad's widths a constant (the tracer computes them by a chain of nodes) and drop what nothing reads any more."""
+    graph = model.graph
+    for node in graph.node:
+        if node.op_type == "Pad":
+            node.input[1] = "edge_pads"
+    if any(node.op_type == "Pad" for node in graph.node):
+        graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 1, 1] * 2, np.int64), "edge_pads"))
+    while True:
+        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        dead = [node for node in graph.node if not read.intersection(node.output)]
+        if not dead:
+            break
+        for node in dead:
+            graph.node.remove(node)
+    unread = [tensor for tensor in graph.initializer if tensor.name not in read]
+    for tensor in unread:
+        graph.initializer.remove(tensor)
+    del graph.value_info[:]
+
+
 def export_graph(module, inputs, names, outputs, axes, path):
     torch.onnx.export(
         module,
@@ -93,7 +116,12 @@ def export_graph(module, inputs, names, outputs, axes, path):
         opset_version=OPSET,
         dynamo=False,
     )
-    model = onnx.load(path)
+    model = onnxscript.optimizer.optimize(onnx.load(path))
+    for output in model.graph.output:
+        first = output.type.tensor_type.shape.dim[0]
+        if 0 not in axes[output.name]:
+            first.dim_value = 1
+    tidy(model)
     store_half(model)
     model.ir_version = min(model.ir_version, 8)
     onnx.checker.check_model(model, full_check=True)
@@ -180,7 +208,7 @@ def export_package(net, name, folder, description):
         {
             "denoised": plane,
             "frames": {1: "H", 2: "W"},
-            "frames_hr": {1: "4H", 2: "4W"},
+            "frames_hr": {1: "sH", 2: "sW"},
             "decoder_state": {2: "H", 3: "W"},
             "decoder_state_out": {2: "H", 3: "W"},
         },
