@@ -1,0 +1,96 @@
+"""Evaluation: clips x degradations x upscalers -> a table of quality measures and picture strips.
+
+python -m fastvsr_models.evaluate --clips DIR --degradation bi,bi+crf28 --upscalers bicubic,lanczos,element --out DIR
+
+Clips are cropped to multiples of 32 and used whole unless --frames or --size say otherwise. `table.md` has the mean and every
+clip, `scores.json` the numbers, `strip-*.png` the same part of one frame side by side: the degraded frame, each upscaler, the
+original. Measures are described in metrics.py.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .data import crop_to_multiple, list_clips, read_clip
+from .degrade import degrade
+from .metrics import measure
+from .upscalers import find
+
+MEASURES = {
+    "psnr_y": ("PSNR-Y dB", ".2f"),
+    "ssim": ("SSIM", ".4f"),
+    "vmaf_neg": ("VMAF-NEG", ".1f"),
+    "xpsnr": ("XPSNR dB", ".2f"),
+    "tof": ("tOF px", ".3f"),
+    "warp": ("E*warp", ".3f"),
+    "flicker": ("flicker", ".2f"),
+}
+
+
+def centre(clip, height, width):
+    top, left = (clip.shape[1] - height) // 2, (clip.shape[2] - width) // 2
+    return clip[:, top : top + height, left : left + width]
+
+
+def strip(lr, results, hr, height=192, width=256):
+    """The centre of the last frame: LR by pixel repetition, every result, the original."""
+    panels = [lr.repeat(4, 1).repeat(4, 2), *results, hr]
+    return np.concatenate([centre(p[-1:], height, width)[0] for p in panels], 1)
+
+
+def table(scores):
+    """Markdown: one table per degradation, the mean of every upscaler first, then clip by clip."""
+    lines = []
+    for degradation, by_upscaler in scores.items():
+        lines += [f"### {degradation}", "", "| clip | upscaler | " + " | ".join(n for n, _ in MEASURES.values()) + " |"]
+        lines += ["|---|---|" + "---|" * len(MEASURES)]
+        clips = list(next(iter(by_upscaler.values())))
+        for clip in ["**mean**", *clips]:
+            for upscaler, by_clip in by_upscaler.items():
+                rows = by_clip.values() if clip == "**mean**" else [by_clip[clip]]
+                cells = [format(np.mean([r[key] for r in rows]), form) for key, (_, form) in MEASURES.items()]
+                lines.append(f"| {clip} | {upscaler} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clips", required=True, help="folder of clips")
+    parser.add_argument("--degradation", default="bi", help="recipes (see degrade.py), comma-separated")
+    parser.add_argument("--upscalers", default="bicubic,lanczos,element", help="see upscalers.find, comma-separated")
+    parser.add_argument("--out", required=True, help="folder for table.md, scores.json and strips")
+    parser.add_argument("--frames", type=int, help="frames per clip (default: all)")
+    parser.add_argument("--size", help="WIDTHxHEIGHT centre crop of the originals (default: whole)")
+    parser.add_argument("--plugin-path", help="folder of the fastvsr plugin")
+    parser.add_argument("--provider", default="cpu", choices=["cpu", "openvino", "openvino-bf16"], help="for package: and onnx:")
+    args = parser.parse_args()
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    upscalers = {name: find(name, args.plugin_path, args.provider) for name in args.upscalers.split(",")}
+    scores = {d: {name: {} for name in upscalers} for d in args.degradation.split(",")}
+    for path in list_clips(args.clips):
+        hr = crop_to_multiple(read_clip(path, args.frames), 32)
+        if args.size:
+            hr = centre(hr, *map(int, reversed(args.size.split("x"))))
+        for degradation in scores:
+            lr = degrade(hr, degradation)
+            results = []
+            for name, upscale in upscalers.items():
+                start = time.time()
+                results.append(upscale(lr))
+                fps = len(lr) / (time.time() - start)
+                scores[degradation][name][path.stem] = row = measure(results[-1], hr)
+                print(path.stem, degradation, name, {k: round(v, 3) for k, v in row.items()}, f"{fps:.1f} fps", flush=True)
+            Image.fromarray(strip(lr, results, hr)).save(out / f"strip-{path.stem}-{degradation}.png")
+        (out / "scores.json").write_text(json.dumps(scores, indent=1))
+        (out / "table.md").write_text(table(scores))
+    print(table(scores))
+
+
+if __name__ == "__main__":
+    main()

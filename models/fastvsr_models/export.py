@@ -1,0 +1,233 @@
+"""Export: a trained network -> a model package (model.toml and three ONNX graphs) that the fastvsr element runs.
+
+`python -m fastvsr_models.export --checkpoint FILE --out models/compact-s`
+
+The graphs take and give 8-bit NHWC frames; normalisation, upscaling, clamp and rounding are inside. Two exact rewrites
+make the decoder's last layers cheap (`fold_copy`, `fold_shuffle`); scaling by 255 is moved into weights, so pixels enter
+convolutions as whole numbers, which bfloat16 holds exactly.
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxscript.optimizer
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from .networks import FastVSR, bilinear_filter, fold_copy, fold_shuffle, skip_filter
+
+OPSET = 17
+VERSION = "0.1.0"
+
+
+def to_nchw(frames):
+    return frames.permute(0, 3, 1, 2).float()
+
+
+def edge_conv(x, weight):
+    return F.conv2d(F.pad(x, (1, 1, 1, 1), "replicate"), weight)
+
+
+class EncoderGraph(nn.Module):
+    """frames uint8 [T, H, W, 3] -> latent [T, C, H/4, W/4]."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.encoder = net
+        self.register_buffer("upscale", bilinear_filter(2))
+        self.register_buffer("stem", net.stem.weight.detach() / 255)
+
+    def forward(self, frames):
+        net = self.encoder
+        x = F.relu(F.conv2d(edge_conv(to_nchw(frames), self.upscale), self.stem, net.stem.bias, padding=1))
+        return net.blocks2(net.down2(net.blocks1(net.down1(x))))
+
+
+class DecoderGraph(nn.Module):
+    """denoised [1, C, H/4, W/4], frames uint8 [1, H, W, 3], state -> frames_hr uint8 [1, 4H, 4W, 3], state."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.decoder = net
+        self.register_buffer("skip", skip_filter())
+        self.register_buffer("condition", net.condition.weight.detach() / 255)
+        self.register_buffer("out", 255 * fold_shuffle(fold_copy(net.conv_out.weight.detach())))
+        self.register_buffer("out_bias", 255 * net.conv_out.bias.detach().repeat_interleave(4) + 0.5)
+
+    def forward(self, denoised, frames, state):
+        net, frames = self.decoder, to_nchw(frames)
+        x = net.up2(net.blocks1(net.up1(net.mid(net.conv_in(denoised)))))
+        x = x + F.conv2d(frames, self.condition, net.condition.bias, padding=1)
+        x, state = net.step(x, state)
+        x = F.pixel_shuffle(F.relu(F.conv2d(x, net.up3.weight, net.up3.bias)), 2)
+        x = F.conv2d(x, self.out, self.out_bias, padding=1)
+        x = x + F.pixel_shuffle(edge_conv(frames, self.skip), 2)
+        x = F.pixel_shuffle(x, 2).clamp(0, 255).to(torch.uint8)
+        return x.permute(0, 2, 3, 1), state
+
+
+def store_half(model):
+    """Keep float initializers as float16 and cast them once: runtimes fold the cast when they load the graph."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < 16:
+            continue
+        name, half = tensor.name, numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, name + "_half"))
+        casts.append(helper.make_node("Cast", [name + "_half"], [name], to=TensorProto.FLOAT))
+    for cast in reversed(casts):
+        model.graph.node.insert(0, cast)
+
+
+def tidy(model):
+    """Make every Pad's widths a constant (the tracer computes them by a chain of nodes) and drop what nothing reads any more."""
+    graph = model.graph
+    for node in graph.node:
+        if node.op_type == "Pad":
+            node.input[1] = "edge_pads"
+    if any(node.op_type == "Pad" for node in graph.node):
+        graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 1, 1] * 2, np.int64), "edge_pads"))
+    while True:
+        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        dead = [node for node in graph.node if not read.intersection(node.output)]
+        if not dead:
+            break
+        for node in dead:
+            graph.node.remove(node)
+    unread = [tensor for tensor in graph.initializer if tensor.name not in read]
+    for tensor in unread:
+        graph.initializer.remove(tensor)
+    del graph.value_info[:]
+
+
+def export_graph(module, inputs, names, outputs, axes, path):
+    torch.onnx.export(
+        module,
+        inputs,
+        path,
+        input_names=names,
+        output_names=outputs,
+        dynamic_axes=axes,
+        opset_version=OPSET,
+        dynamo=False,
+    )
+    model = onnxscript.optimizer.optimize(onnx.load(path))
+    for output in model.graph.output:
+        first = output.type.tensor_type.shape.dim[0]
+        if 0 not in axes[output.name]:
+            first.dim_value = 1
+    tidy(model)
+    store_half(model)
+    model.ir_version = min(model.ir_version, 8)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+
+
+MANIFEST = """\
+format = 1
+name = "{name}"
+version = "{version}"
+license = "MIT OR Apache-2.0"
+description = "{description}"
+
+[geometry]
+scale = 4
+encoder-stride = 8
+decoder-stride = 16
+multiple = 8
+
+[time]
+window = 4
+minimum = 1
+multiple = 1
+first-extra = 0
+look-back = 0
+look-ahead = 0
+
+[stages.encoder]
+file = "encoder.onnx"
+sha256 = "{encoder}"
+
+[stages.unet]
+file = "unet.onnx"
+sha256 = "{unet}"
+
+[[stages.unet.state]]
+input = "unet_state"
+output = "unet_state_out"
+channels = {latent}
+stride = 4
+
+[stages.decoder]
+file = "decoder.onnx"
+sha256 = "{decoder}"
+
+[[stages.decoder.state]]
+input = "decoder_state"
+output = "decoder_state_out"
+channels = {trunk}
+stride = 1
+"""
+
+
+def export_package(net, name, folder, description):
+    """Write encoder.onnx, unet.onnx, decoder.onnx and model.toml for a FastVSR network into `folder`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    net = net.eval().float()
+    size = net.size
+    frames = torch.zeros(1, 32, 40, 3, dtype=torch.uint8)
+    latent, trunk = torch.zeros(1, size.latent, 8, 10), torch.zeros(1, size.trunk, 32, 40)
+    image, plane = {0: "T", 1: "H", 2: "W"}, {2: "h", 3: "w"}
+    export_graph(
+        EncoderGraph(net.encoder),
+        (frames,),
+        ["frames"],
+        ["latent"],
+        {"frames": image, "latent": {0: "T", **plane}},
+        folder / "encoder.onnx",
+    )
+    export_graph(
+        net.unet,
+        (latent, latent),
+        ["latent", "unet_state"],
+        ["denoised", "unet_state_out"],
+        {n: plane for n in ("latent", "unet_state", "denoised", "unet_state_out")},
+        folder / "unet.onnx",
+    )
+    export_graph(
+        DecoderGraph(net.decoder),
+        (latent, frames, trunk),
+        ["denoised", "frames", "decoder_state"],
+        ["frames_hr", "decoder_state_out"],
+        {
+            "denoised": plane,
+            "frames": {1: "H", 2: "W"},
+            "frames_hr": {1: "sH", 2: "sW"},
+            "decoder_state": {2: "H", 3: "W"},
+            "decoder_state_out": {2: "H", 3: "W"},
+        },
+        folder / "decoder.onnx",
+    )
+    hashes = {s: hashlib.sha256((folder / f"{s}.onnx").read_bytes()).hexdigest() for s in ("encoder", "unet", "decoder")}
+    manifest = MANIFEST.format(
+        name=name, version=VERSION, description=description, latent=size.latent, trunk=size.trunk, **hashes
+    )
+    (folder / "model.toml").write_text(manifest)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True, help="written by train.py")
+    parser.add_argument("--out", required=True, help="package folder")
+    parser.add_argument("--description", default="FastVSR compact: causal one-step x4 video super-resolution")
+    args = parser.parse_args()
+    checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
+    net = FastVSR(checkpoint["network"])
+    net.load_state_dict(checkpoint["ema"])
+    export_package(net, checkpoint["network"], args.out, args.description)

@@ -1,0 +1,146 @@
+"""Upscalers to compare, each a function of a uint8 RGB clip [T, H, W, 3] to [T, 4H, 4W, 3]. `find` knows them by name."""
+
+import subprocess
+import tempfile
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from .degrade import resize_bicubic, to_uint8
+
+
+def bicubic(clip):
+    return resize_bicubic(clip, 4 * clip.shape[1], 4 * clip.shape[2])
+
+
+def lanczos(clip):
+    size = 4 * clip.shape[2], 4 * clip.shape[1]
+    return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in clip])
+
+
+def session(path, provider):
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if provider == "cpu":
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    precision = {"openvino": "f32", "openvino-bf16": "bf16"}[provider]
+    settings = {"device_type": "CPU", "load_config": f'{{"CPU": {{"INFERENCE_PRECISION_HINT": "{precision}"}}}}'}
+    return onnxruntime.InferenceSession(path, options, providers=[("OpenVINOExecutionProvider", settings)])
+
+
+class Package:
+    """A model package run by ONNX Runtime, stage after stage as the element does.
+
+    Stages without state take windows of `window` frames, stages with state one frame at a time.
+    """
+
+    def __init__(self, folder, provider="cpu", window=None):
+        self.manifest = tomllib.loads(Path(folder, "model.toml").read_text())
+        self.window = window or self.manifest["time"]["window"]
+        self.stages = [
+            (session(str(Path(folder, stage["file"])), provider), stage.get("state", []))
+            for stage in (self.manifest["stages"].get(name) for name in ("encoder", "unet", "decoder"))
+            if stage
+        ]
+
+    def __call__(self, clip):
+        geometry = self.manifest["geometry"]
+        height, width = clip.shape[1:3]
+        right, below = -width % geometry["multiple"], -height % geometry["multiple"]
+        clip = np.pad(clip, ((0, 0), (0, below), (0, right), (0, 0)), "edge")
+        carried = {
+            state["input"]: np.zeros((1, state["channels"], *(s // state["stride"] for s in clip.shape[1:3])), np.float32)
+            for _, states in self.stages
+            for state in states
+        }
+        out = [self.run(clip[t : t + self.window], carried) for t in range(0, len(clip), self.window)]
+        return np.concatenate(out)[:, : height * geometry["scale"], : width * geometry["scale"]]
+
+    def run(self, frames, carried):
+        """One window through all stages; `carried` holds the state tensors and is updated."""
+        tensors = {"frames": frames}
+        for run, states in self.stages:
+            inputs = [i.name for i in run.get_inputs() if i.name not in carried]
+            outputs = [o.name for o in run.get_outputs()]
+            chunks = [slice(t, t + 1) for t in range(len(frames))] if states else [slice(None)]
+            parts = []
+            for chunk in chunks:
+                feed = {n: tensors[n][chunk] for n in inputs} | {s["input"]: carried[s["input"]] for s in states}
+                result = dict(zip(outputs, run.run(None, feed), strict=True))
+                carried |= {s["input"]: result.pop(s["output"]) for s in states}
+                parts.append(result)
+            tensors |= {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+        return tensors["frames_hr"]
+
+
+class Element:
+    """The fastvsr element in a gst-launch pipeline, raw RGB in and out, so nothing is lost on the way."""
+
+    def __init__(self, model=None, plugin_path=None, properties=""):
+        self.model, self.plugin_path, self.properties = model, plugin_path, properties
+
+    def __call__(self, clip):
+        frames, height, width, _ = clip.shape
+        stride = -(-3 * width // 4) * 4  # GStreamer's rows of packed RGB begin at multiples of four bytes
+        rows = np.zeros((frames, height, stride), np.uint8)
+        rows[:, :, : 3 * width] = clip.reshape(frames, height, -1)
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "in.rgb").write_bytes(rows.tobytes())
+            command = ["gst-launch-1.0", "-q", *([f"--gst-plugin-path={self.plugin_path}"] if self.plugin_path else [])]
+            command += f"filesrc location={folder}/in.rgb blocksize={height * stride} ! rawvideoparse format=rgb".split()
+            command += f"width={width} height={height} framerate=25/1 ! fastvsr {self.properties}".split()
+            command += [f"model={self.model}"] if self.model else []
+            command += f"! video/x-raw,format=RGB ! filesink location={folder}/out.rgb".split()
+            subprocess.run(command, check=True)
+            return np.fromfile(f"{folder}/out.rgb", np.uint8).reshape(frames, 4 * height, 4 * width, 3)
+
+
+class Ncnn:
+    """A x4 network in ncnn's format: blob `data`, RGB in 0..1, to blob `output`. FILE.param with FILE.bin beside it."""
+
+    def __init__(self, path):
+        import ncnn
+
+        self.ncnn, self.net = ncnn, ncnn.Net()
+        self.net.load_param(str(path))
+        self.net.load_model(str(Path(path).with_suffix(".bin")))
+
+    def __call__(self, clip):
+        out = []
+        for frame in clip:
+            extractor = self.net.create_extractor()
+            extractor.input("data", self.ncnn.Mat(np.ascontiguousarray(frame.transpose(2, 0, 1), np.float32) / 255).clone())
+            out.append(to_uint8(255 * np.array(extractor.extract("output")[1]).transpose(1, 2, 0)))
+        return np.stack(out)
+
+
+class Onnx:
+    """A x4 single-frame network in ONNX: one input and one output, float RGB [1, 3, H, W] in 0..1."""
+
+    def __init__(self, path, provider="cpu"):
+        self.session = session(str(path), provider)
+        self.input = self.session.get_inputs()[0].name
+
+    def __call__(self, clip):
+        planes = clip.transpose(0, 3, 1, 2).astype(np.float32) / 255
+        out = [self.session.run(None, {self.input: p[None]})[0][0] for p in planes]
+        return to_uint8(255 * np.stack(out)).transpose(0, 2, 3, 1)
+
+
+def find(name, plugin_path=None, provider="cpu"):
+    """An upscaler from its name on the command line: bicubic, lanczos, element[:DIR], package:DIR, ncnn:FILE, onnx:FILE."""
+    kind, _, path = name.partition(":")
+    makers = {
+        "bicubic": lambda: bicubic,
+        "lanczos": lambda: lanczos,
+        "element": lambda: Element(path or None, plugin_path),
+        "package": lambda: Package(path, provider),
+        "ncnn": lambda: Ncnn(path),
+        "onnx": lambda: Onnx(path, provider),
+    }
+    if kind not in makers:
+        raise SystemExit(f"unknown upscaler {name!r}; known: {', '.join(makers)}")
+    return makers[kind]()
