@@ -42,7 +42,7 @@ lint: system $(VENV)/lint
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-deny
-	cargo deny --offline check licenses bans sources
+	cargo deny check licenses bans sources
 	$(VENV)/bin/ruff check models examples
 	$(VENV)/bin/ruff format --check models examples
 
