@@ -6,11 +6,12 @@
 #   make test-models            all tests of the Python package that trains and exports the models
 #   make lint                   formatting, clippy, licences, ruff
 #   make bench                  measure this machine
-#   make install [PREFIX=/usr]  put the plugin, its runtime and the models where GStreamer finds them
+#   make install                put the plugin, its runtime and the models where GStreamer finds them
 
 CLIP ?= examples/demo/clip.mp4
 PREFIX ?= /usr/local
 DESTDIR ?=
+PLUGINSDIR ?= $(shell pkg-config --variable=pluginsdir gstreamer-1.0)
 
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 VENV := $(CURDIR)/.venv
@@ -79,16 +80,12 @@ $(VENV)/models: $(VENV)/bench models/pyproject.toml
 	$(PIP) -e 'models[test]'
 	touch $@
 
-PLUGINS := $(DESTDIR)$(PREFIX)/lib/$(shell cc -print-multiarch 2>/dev/null)/gstreamer-1.0
-
+# The runtime lies in a folder beside GStreamer's: in it, GStreamer would take the libraries for plugins.
 install: $(PLUGIN) $(VENV)/runtime
-	install -Dm755 $(PLUGIN) $(PLUGINS)/libgstfastvsr.so
-	install -d $(PLUGINS)/fastvsr
-	cp -a $(VENV)/lib/python3*/site-packages/onnxruntime/capi/lib*.so* $(PLUGINS)/fastvsr/
-	for model in models/compact-*; do \
-	    install -d $(DESTDIR)$(PREFIX)/share/fastvsr/$$model; \
-	    install -m644 $$model/* $(DESTDIR)$(PREFIX)/share/fastvsr/$$model/; \
-	done
+	$(SUDO) install -Dm755 $(PLUGIN) $(DESTDIR)$(PLUGINSDIR)/libgstfastvsr.so
+	$(SUDO) install -d $(DESTDIR)$(dir $(PLUGINSDIR))fastvsr $(DESTDIR)$(PREFIX)/share/fastvsr/models
+	$(SUDO) cp $(VENV)/lib/python3*/site-packages/onnxruntime/capi/lib*.so* $(DESTDIR)$(dir $(PLUGINSDIR))fastvsr/
+	$(SUDO) cp -r $(wildcard models/compact-*) $(DESTDIR)$(PREFIX)/share/fastvsr/models/
 
 clean:
 	cargo clean

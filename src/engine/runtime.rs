@@ -75,7 +75,7 @@ fn find(library: Option<&Path>, beside: &[PathBuf], log: Log) -> Result<Runtime,
 
 /// Libraries that exist, best first, and the places searched.
 fn search(beside: &[PathBuf]) -> (Vec<PathBuf>, Vec<String>) {
-    let mut folders: Vec<PathBuf> = beside.iter().flat_map(|dir| [dir.clone(), dir.join("onnxruntime")]).collect();
+    let mut folders = beside.to_vec();
     let loader = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     folders.extend(env::split_paths(&loader).filter(|dir| !dir.as_os_str().is_empty()));
     folders.extend(
@@ -147,11 +147,10 @@ mod tests {
     #[test]
     fn what_is_beside_the_plugin_comes_first() {
         let plugins = tempfile::tempdir().unwrap();
-        let ours = plugins.path().join("onnxruntime");
-        fs::create_dir_all(&ours).unwrap();
-        fs::write(ours.join("libonnxruntime.so.1.24.1"), "").unwrap();
+        let ours = plugins.path().join("libonnxruntime.so.1.24.1");
+        fs::write(&ours, "").unwrap();
         let (found, tried) = search(&[plugins.path().into()]);
-        assert_eq!(found.first(), Some(&ours.join("libonnxruntime.so.1.24.1")));
+        assert_eq!(found.first(), Some(&ours));
         assert!(tried[0] == plugins.path().display().to_string());
     }
 }

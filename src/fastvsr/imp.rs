@@ -108,11 +108,12 @@ impl FastVsr {
         Ok(engine)
     }
 
-    /// Folders beside the plugin file, where its runtime may have been installed.
+    /// Folders where the plugin's own runtime may have been installed: beside its file, and beside the folder of
+    /// plugins, where GStreamer does not take it for one.
     fn plugin_folders(&self) -> Vec<PathBuf> {
         let plugin = self.obj().factory().and_then(|factory| factory.plugin());
         let folder = plugin.and_then(|plugin| plugin.filename()).and_then(|file| file.parent().map(PathBuf::from));
-        folder.into_iter().flat_map(|folder| [folder.join("fastvsr"), folder]).collect()
+        folder.into_iter().flat_map(|folder| [folder.join("../fastvsr"), folder]).collect()
     }
 
     /// Posts an error and says how the flow ends.
