@@ -56,9 +56,9 @@ system:
 	@dpkg -s $(SYSTEM) >/dev/null 2>&1 || { $(SUDO) apt-get update && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(SYSTEM); }
 
-$(PLUGIN): system $(shell find src models/compact-s Cargo.toml Cargo.lock build.rs -type f 2>/dev/null)
+# Cargo knows best what has changed.
+$(PLUGIN): system
 	cargo build --release --locked
-	touch $@
 
 $(VENV)/bin/python: | system
 	python3 -m venv $(VENV)
