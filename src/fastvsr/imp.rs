@@ -160,9 +160,8 @@ impl FastVsr {
                 }
                 Next::Frame(frame) => frame,
             };
-            let PrepareOutputBufferSuccess::Buffer(buffer) =
-                self.prepare_output_buffer(InputBuffer::Readable(&frame.metadata))?
-            else {
+            let prepared = self.prepare_output_buffer(InputBuffer::Readable(&frame.metadata));
+            let PrepareOutputBufferSuccess::Buffer(buffer) = prepared.inspect_err(|_| self.forget())? else {
                 unreachable!("the element never works in place");
             };
             let result = match lock(&self.state).as_mut() {
@@ -420,9 +419,11 @@ impl BaseTransformImpl for FastVsr {
                     self.forget();
                 }
             }
-            EventView::Eos(_) | EventView::SegmentDone(_) | EventView::StreamStart(_) | EventView::Gap(_) => {
-                self.drain_before(event.type_());
+            EventView::StreamStart(_) => {
+                self.drain_before("STREAM_START");
+                self.forget();
             }
+            EventView::Eos(_) | EventView::SegmentDone(_) | EventView::Gap(_) => self.drain_before(event.type_()),
             // Drains by itself, when it turns out that something changes.
             EventView::Caps(_) => {}
             _ if event.is_serialized() => {
