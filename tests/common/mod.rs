@@ -49,6 +49,7 @@ pub fn fastvsr(model_name: &str, window: u32) -> gst::Element {
 
 /// RGB caps at 25 frames a second.
 pub fn rgb(width: u32, height: u32) -> gst::Caps {
+    init();
     VideoInfo::builder(gst_video::VideoFormat::Rgb, width, height)
         .fps(gst::Fraction::new(25, 1))
         .build()
@@ -167,6 +168,10 @@ impl Rig {
                 gst::PadProbeReturn::Ok
             }
         });
+        if element.set_state(gst::State::Paused).is_err() {
+            let error = bus.pop_filtered(&[gst::MessageType::Error]);
+            panic!("the element does not start: {:?}", error.as_ref().map(error_text));
+        }
         let mut harness = Harness::with_element(element, Some("sink"), Some("src"));
         harness.set_drop_buffers(true);
         Self { harness, element: element.clone(), bus, out, downstream }

@@ -166,11 +166,13 @@ def slow():
     )
 
 
-def picky():
+def picky(name, states=()):
     """Runs on frames 16 pixels wide, fails on others."""
     nodes, constants = enlarge("same", 4)
     row = h.make_tensor("row", T.FLOAT, [1, 1, 16, 1], [0.0] * 16)
-    package("picky", [as_float(), h.make_node("Add", ["pixels", "row"], ["same"]), *nodes], [*constants, row])
+    memory = [h.make_node("Identity", [i], [o]) for i, o in states]
+    nodes = [as_float(), h.make_node("Add", ["pixels", "row"], ["same"]), *memory, *nodes]
+    package(name, nodes, [*constants, row], states=states)
 
 
 if __name__ == "__main__":
@@ -180,4 +182,5 @@ if __name__ == "__main__":
     counter()
     neighbours()
     slow()
-    picky()
+    picky("picky")
+    picky("picky-memory", [("memory", "memory_out")])
