@@ -15,7 +15,10 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use gst::{glib, prelude::*, subclass::prelude::*};
@@ -62,6 +65,8 @@ pub struct FastVsr {
     state: Mutex<Option<Streaming>>,
     shared: Mutex<Shared>,
     cancel: Arc<Cancel>,
+    /// Whether the base class will mark the next frame that it pushes as a discontinuity.
+    marks_next: AtomicBool,
 }
 
 /// What threads other than the streaming thread ask for.
@@ -156,9 +161,8 @@ impl FastVsr {
                 }
                 Next::Frame(frame) => frame,
             };
-            let PrepareOutputBufferSuccess::Buffer(buffer) =
-                self.prepare_output_buffer(InputBuffer::Readable(&frame.metadata))?
-            else {
+            let prepared = self.prepare_output_buffer(InputBuffer::Readable(&frame.metadata));
+            let PrepareOutputBufferSuccess::Buffer(buffer) = prepared.inspect_err(|_| self.forget())? else {
                 unreachable!("the element never works in place");
             };
             let result = match lock(&self.state).as_mut() {
@@ -267,6 +271,8 @@ impl ObjectImpl for FastVsr {
         self.parent_constructed();
         // VideoFilter turns QoS on, which drops input frames: holes in the window, and fewer frames out than in.
         self.obj().set_qos(false);
+        // What is neutral stays neutral when it is upscaled: the flag passes.
+        self.obj().set_gap_aware(true);
     }
 
     fn properties() -> &'static [glib::ParamSpec] {
@@ -363,6 +369,7 @@ impl BaseTransformImpl for FastVsr {
     fn submit_input_buffer(&self, is_discont: bool, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
         // Not `is_discont`: it stays set until the first output buffer, which comes a window later.
         let discont = buffer.flags().contains(gst::BufferFlags::DISCONT);
+        self.marks_next.store(is_discont, Ordering::Relaxed);
         self.parent_submit_input_buffer(is_discont, buffer)?;
         if self.obj().is_passthrough() {
             return Ok(gst::FlowSuccess::Ok);
@@ -382,10 +389,18 @@ impl BaseTransformImpl for FastVsr {
         if self.obj().is_passthrough() {
             return self.parent_generate_output();
         }
-        Ok(match self.next_buffer()? {
-            Some(buffer) => GenerateOutputSuccess::Buffer(buffer),
-            None => GenerateOutputSuccess::NoOutput,
-        })
+        while let Some(buffer) = self.next_buffer()? {
+            // The frame with the discontinuity may have left in a drain, which the base class did not see: it would
+            // mark this one instead.
+            let continues = !buffer.flags().contains(gst::BufferFlags::DISCONT);
+            if continues && self.marks_next.load(Ordering::Relaxed) {
+                self.obj().src_pad().push(buffer)?;
+                continue;
+            }
+            self.marks_next.store(false, Ordering::Relaxed);
+            return Ok(GenerateOutputSuccess::Buffer(buffer));
+        }
+        Ok(GenerateOutputSuccess::NoOutput)
     }
 
     fn sink_event(&self, event: gst::Event) -> bool {
@@ -405,9 +420,11 @@ impl BaseTransformImpl for FastVsr {
                     self.forget();
                 }
             }
-            EventView::Eos(_) | EventView::SegmentDone(_) | EventView::StreamStart(_) | EventView::Gap(_) => {
-                self.drain_before(event.type_());
+            EventView::StreamStart(_) => {
+                self.drain_before("STREAM_START");
+                self.forget();
             }
+            EventView::Eos(_) | EventView::SegmentDone(_) | EventView::Gap(_) => self.drain_before(event.type_()),
             // Drains by itself, when it turns out that something changes.
             EventView::Caps(_) => {}
             _ if event.is_serialized() => {

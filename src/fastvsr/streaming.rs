@@ -102,7 +102,15 @@ impl Streaming {
     }
 
     /// Takes in a frame; begins a window if that completes one. Gives the number of windows begun.
+    ///
+    /// # Errors
+    /// As after every error of a stream nothing waits any more: what the engine has lost must not leave a frame behind
+    /// that takes the pixels of another.
     pub(super) fn push(&mut self, buffer: &gst::Buffer, cancel: &Arc<Cancel>) -> Result<(usize, Spent), Failure> {
+        self.try_push(buffer, cancel).inspect_err(|_| self.flush())
+    }
+
+    fn try_push(&mut self, buffer: &gst::Buffer, cancel: &Arc<Cancel>) -> Result<(usize, Spent), Failure> {
         let begin = Instant::now();
         let converted = self.convert.read(buffer)?;
         let mut metadata = gst::Buffer::new();
@@ -120,7 +128,7 @@ impl Streaming {
     pub(super) fn close(&mut self, cancel: &Arc<Cancel>) -> Result<(usize, Spent), Failure> {
         let mut spent = Spent::default();
         let windows = self.windower.close();
-        let windows = self.begin(windows, cancel, &mut spent)?;
+        let windows = self.begin(windows, cancel, &mut spent).inspect_err(|_| self.flush())?;
         Ok((windows, spent))
     }
 
@@ -179,6 +187,15 @@ impl Streaming {
 
     /// Decodes a frame into its output buffer.
     pub(super) fn finish(
+        &mut self,
+        frame: &Frame,
+        buffer: gst::Buffer,
+        cancel: &Arc<Cancel>,
+    ) -> Result<(gst::Buffer, Spent), Failure> {
+        self.try_finish(frame, buffer, cancel).inspect_err(|_| self.flush())
+    }
+
+    fn try_finish(
         &mut self,
         frame: &Frame,
         buffer: gst::Buffer,

@@ -1,0 +1,186 @@
+#!/usr/bin/env python3
+"""Makes the small model packages of the integration tests beside this file: graphs whose output can be said exactly."""
+
+import hashlib
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto as T
+from onnx import helper as h
+
+HERE = Path(__file__).parent
+PIXELS = ["T", "H", "W", 3]
+
+# Levels that the package `counter` adds for every frame since the last reset.
+STEP = 10
+
+# Rows and columns of the matrices that the package `slow` multiplies.
+SIDE = 512
+
+
+def const(name, values, kind=T.FLOAT):
+    dims = [len(values)] if isinstance(values, list) else []
+    return h.make_tensor(name, kind, dims, values if dims else [values])
+
+
+def enlarge(source, scale, target="frames_hr"):
+    """Float frames to 8-bit frames, every pixel `scale` times as large."""
+    return [
+        h.make_node(
+            "Resize",
+            [source, "", "scales"],
+            ["enlarged"],
+            mode="nearest",
+            coordinate_transformation_mode="asymmetric",
+            nearest_mode="floor",
+        ),
+        h.make_node("Clip", ["enlarged", "low", "high"], ["clipped"]),
+        h.make_node("Round", ["clipped"], ["rounded"]),
+        h.make_node("Cast", ["rounded"], [target], to=T.UINT8),
+    ], [const("scales", [1.0, float(scale), float(scale), 1.0]), const("low", 0.0), const("high", 255.0)]
+
+
+def package(name, nodes, constants, scale=4, states=(), time="", kind=T.UINT8):
+    """Writes one package with nothing but a decoder."""
+    inputs = [h.make_tensor_value_info("frames", kind, PIXELS)]
+    outputs = [h.make_tensor_value_info("frames_hr", T.UINT8, ["T", "Hs", "Ws", 3])]
+    for state_in, state_out in states:
+        inputs.append(h.make_tensor_value_info(state_in, T.FLOAT, [1, 1, "H", "W"]))
+        outputs.append(h.make_tensor_value_info(state_out, T.FLOAT, [1, 1, "H", "W"]))
+    graph = h.make_graph(nodes, name, inputs, outputs, constants)
+    model = h.make_model(graph, producer_name="fastvsr-tests", opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    folder = HERE / name
+    folder.mkdir(exist_ok=True)
+    data = model.SerializeToString(deterministic=True)
+    (folder / "decoder.onnx").write_bytes(data)
+    state = "".join(
+        f'\n[[stages.decoder.state]]\ninput = "{i}"\noutput = "{o}"\nchannels = 1\nstride = 1\n' for i, o in states
+    )
+    (folder / "model.toml").write_text(
+        f"""format = 1
+name = "{name}"
+version = "1.0.0"
+license = "MIT OR Apache-2.0"
+description = "for the integration tests"
+
+[geometry]
+scale = {scale}
+
+[time]
+window = 4
+{time}
+[stages.decoder]
+file = "decoder.onnx"
+sha256 = "{hashlib.sha256(data).hexdigest()}"
+{state}"""
+    )
+
+
+def as_float(source="frames", target="pixels"):
+    return h.make_node("Cast", [source], [target], to=T.FLOAT)
+
+
+def nearest(name, scale, kind=T.UINT8):
+    nodes, constants = enlarge("pixels", scale)
+    package(name, [as_float(), *nodes], constants, scale, kind=kind)
+
+
+def counter():
+    """Brightens every frame by the number of frames before it."""
+    nodes, constants = enlarge("brighter", 4)
+    package(
+        "counter",
+        [
+            as_float(),
+            h.make_node("ReduceMax", ["count"], ["most"], keepdims=0),
+            h.make_node("Mul", ["most", "step"], ["offset"]),
+            h.make_node("Add", ["pixels", "offset"], ["brighter"]),
+            h.make_node("Add", ["count", "one"], ["count_out"]),
+            *nodes,
+        ],
+        [*constants, const("step", float(STEP)), const("one", 1.0)],
+        states=[("count", "count_out")],
+    )
+
+
+def neighbours():
+    """The mean of every frame and the frames before and after it."""
+    nodes, constants = enlarge("mean", 4)
+    cuts = [("before", 0, -2), ("now", 1, -1), ("after", 2, 2**31 - 1)]
+    package(
+        "neighbours",
+        [
+            as_float(),
+            h.make_node("Pad", ["pixels", "pads"], ["padded"], mode="edge"),
+            *(h.make_node("Slice", ["padded", f"{n}_from", f"{n}_to", "axis"], [n]) for n, _, _ in cuts),
+            h.make_node("Sum", [n for n, _, _ in cuts], ["sum"]),
+            h.make_node("Div", ["sum", "three"], ["mean"]),
+            *nodes,
+        ],
+        [
+            *constants,
+            const("pads", [1, 0, 0, 0, 1, 0, 0, 0], T.INT64),
+            const("axis", [0], T.INT64),
+            const("three", 3.0),
+            *(const(f"{n}_from", [start], T.INT64) for n, start, _ in cuts),
+            *(const(f"{n}_to", [end], T.INT64) for n, _, end in cuts),
+        ],
+        time="look-back = 1\nlook-ahead = 1\n",
+    )
+
+
+def slow():
+    """Nothing but larger frames, after a long time: one matrix product for every pixel of a row, in a loop that can be
+    interrupted after each. Loading the model stays quick, as it tries a narrow frame."""
+    nodes, constants = enlarge("delayed", 4)
+    body = h.make_graph(
+        [
+            h.make_node("MatMul", ["m", "share"], ["product"]),
+            h.make_node("Identity", ["go"], ["go_on"]),
+        ],
+        "product",
+        [
+            h.make_tensor_value_info("n", T.INT64, []),
+            h.make_tensor_value_info("go", T.BOOL, []),
+            h.make_tensor_value_info("m", T.FLOAT, [SIDE, SIDE]),
+        ],
+        [
+            h.make_tensor_value_info("go_on", T.BOOL, []),
+            h.make_tensor_value_info("product", T.FLOAT, [SIDE, SIDE]),
+        ],
+    )
+    package(
+        "slow",
+        [
+            as_float(),
+            h.make_node("Shape", ["frames"], ["width"], start=2, end=3),
+            h.make_node("ConstantOfShape", ["side"], ["share"], value=h.make_tensor("", T.FLOAT, [1], [1.0 / SIDE])),
+            h.make_node("Loop", ["width", "", "share"], ["result"], body=body),
+            h.make_node("ReduceMax", ["result"], ["most"], keepdims=0),
+            h.make_node("Mul", ["most", "zero"], ["nothing"]),
+            h.make_node("Add", ["pixels", "nothing"], ["delayed"]),
+            *nodes,
+        ],
+        [*constants, const("zero", 0.0), const("side", [SIDE, SIDE], T.INT64)],
+    )
+
+
+def picky(name, states=()):
+    """Runs on frames 16 pixels wide, fails on others."""
+    nodes, constants = enlarge("same", 4)
+    row = h.make_tensor("row", T.FLOAT, [1, 1, 16, 1], [0.0] * 16)
+    memory = [h.make_node("Identity", [i], [o]) for i, o in states]
+    nodes = [as_float(), h.make_node("Add", ["pixels", "row"], ["same"]), *memory, *nodes]
+    package(name, nodes, [*constants, row], states=states)
+
+
+if __name__ == "__main__":
+    nearest("nearest", 4)
+    nearest("twice", 2)
+    nearest("floats", 4, kind=T.FLOAT)
+    counter()
+    neighbours()
+    slow()
+    picky("picky")
+    picky("picky-memory", [("memory", "memory_out")])
