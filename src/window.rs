@@ -15,6 +15,8 @@ pub struct Window<F> {
     pub frames: Vec<F>,
     /// The new frames among them, whose output is kept.
     pub keep: Range<usize>,
+    /// Whether a sequence begins with them: recurrent state starts blank.
+    pub first: bool,
 }
 
 /// Cuts a sequence of frames into windows.
@@ -47,18 +49,16 @@ impl<F: Clone> Windower<F> {
         (self.waiting() >= self.new_frames() + self.time.look_ahead).then(|| self.cut(self.new_frames()))
     }
 
-    /// Ends the sequence: gives the windows of all frames that wait, padded by repeating the last frame. The next
-    /// frame starts a new sequence.
+    /// Gives the windows of all frames that wait, padded by repeating the last frame. The sequence goes on.
     pub fn close(&mut self) -> Vec<Window<F>> {
         let mut windows = Vec::new();
         while self.waiting() > 0 {
             windows.push(self.cut(self.waiting().min(self.new_frames())));
         }
-        self.flush();
         windows
     }
 
-    /// Drops all frames that wait. The next frame starts a new sequence.
+    /// Drops all frames that wait. The next frame begins a new sequence.
     pub fn flush(&mut self) {
         self.frames.clear();
         self.context = 0;
@@ -90,8 +90,7 @@ impl<F: Clone> Windower<F> {
         let context = keep.end.min(self.time.look_back);
         self.frames.drain(..keep.end - context);
         self.context = context;
-        self.first = false;
-        Window { frames, keep }
+        Window { frames, keep, first: std::mem::take(&mut self.first) }
     }
 }
 
@@ -111,8 +110,8 @@ mod tests {
     fn a_causal_window_holds_its_frames_and_nothing_else() {
         let mut windower = Windower::new(CAUSAL, 0);
         let full: Vec<_> = (0..6).filter_map(|n| windower.push(n)).collect();
-        assert_eq!(full, [Window { frames: vec![0, 1, 2, 3], keep: 0..4 }]);
-        assert_eq!(windower.close(), [Window { frames: vec![4, 5], keep: 0..2 }]);
+        assert_eq!(full, [Window { frames: vec![0, 1, 2, 3], keep: 0..4, first: true }]);
+        assert_eq!(windower.close(), [Window { frames: vec![4, 5], keep: 0..2, first: false }]);
         assert_eq!(windower.close(), []);
     }
 
@@ -120,7 +119,7 @@ mod tests {
     fn a_window_of_one_frame_does_not_delay() {
         let mut windower = Windower::new(CAUSAL, 1);
         assert_eq!(windower.delay(), 0);
-        assert_eq!(windower.push(7), Some(Window { frames: vec![7], keep: 0..1 }));
+        assert_eq!(windower.push(7), Some(Window { frames: vec![7], keep: 0..1, first: true }));
     }
 
     #[test]
@@ -129,9 +128,14 @@ mod tests {
         let full: Vec<_> = (0..6).filter_map(|n| windower.push(n)).collect();
         assert_eq!(
             full,
-            [Window { frames: vec![0, 1, 2], keep: 0..2 }, Window { frames: vec![1, 2, 3, 4], keep: 1..3 }]
+            [
+                Window { frames: vec![0, 1, 2], keep: 0..2, first: true },
+                Window { frames: vec![1, 2, 3, 4], keep: 1..3, first: false },
+            ]
         );
-        assert_eq!(windower.close(), [Window { frames: vec![3, 4, 5, 5], keep: 1..3 }]);
+        assert_eq!(windower.close(), [Window { frames: vec![3, 4, 5, 5], keep: 1..3, first: false }]);
+        assert_eq!(windower.push(6), None);
+        assert_eq!(windower.close(), [Window { frames: vec![5, 6, 6], keep: 1..2, first: false }]);
     }
 
     #[test]
@@ -157,8 +161,10 @@ mod tests {
                     prop_assert!(kept(&windows).len() + windower.delay() > n);
                 }
                 windows.extend(windower.close());
+                windower.flush();
                 prop_assert_eq!(kept(&windows), (0..length).collect::<Vec<_>>());
-                for (index, Window { frames, keep }) in windows.iter().enumerate() {
+                for (index, Window { frames, keep, first }) in windows.iter().enumerate() {
+                    prop_assert_eq!(*first, index == 0);
                     let extra = if index == 0 { first_extra } else { 0 };
                     let fresh = frames.len() - keep.start;
                     prop_assert!(fresh >= minimum && keep.start <= look_back);

@@ -97,7 +97,17 @@ pub struct Stream {
     engine: Arc<Engine>,
     size: Size,
     memory: Option<sessions::Memory>,
-    windows: VecDeque<(sessions::Window, Range<usize>)>,
+    windows: VecDeque<Begun>,
+}
+
+/// A window in flight.
+#[derive(Debug)]
+struct Begun {
+    window: sessions::Window,
+    /// Its frames that are still to be finished.
+    keep: Range<usize>,
+    /// Whether the next of them begins a sequence.
+    first: bool,
 }
 
 impl Stream {
@@ -123,11 +133,12 @@ impl Stream {
     /// After an error the stream is reset.
     pub fn submit(&mut self, window: Window<Arc<Vec<u8>>>, cancel: &Arc<Cancel>) -> Result<Timings, Error> {
         if self.engine.batches {
-            return self.submit_part(&window.frames, window.keep, cancel);
+            return self.submit_part(&window.frames, window.keep, window.first, cancel);
         }
         let mut timings = Timings::default();
-        for frame in &window.frames[window.keep] {
-            timings += self.submit_part(std::slice::from_ref(frame), 0..1, cancel)?;
+        for (index, frame) in window.frames[window.keep].iter().enumerate() {
+            let first = window.first && index == 0;
+            timings += self.submit_part(std::slice::from_ref(frame), 0..1, first, cancel)?;
         }
         Ok(timings)
     }
@@ -136,6 +147,7 @@ impl Stream {
         &mut self,
         frames: &[Arc<Vec<u8>>],
         keep: Range<usize>,
+        first: bool,
         cancel: &Arc<Cancel>,
     ) -> Result<Timings, Error> {
         let (count, size) = (frames.len(), self.size);
@@ -144,7 +156,7 @@ impl Stream {
             self.engine.worker.call(cancel, move |sessions, cancel| sessions.window(tensor, count, size, cancel));
         match result {
             Ok((window, timings)) => {
-                self.windows.push_back((window, keep));
+                self.windows.push_back(Begun { window, keep, first });
                 Ok(timings)
             }
             Err(err) => {
@@ -165,8 +177,9 @@ impl Stream {
     where
         D: AsMut<[u8]> + Send + 'static,
     {
-        let Some((window, keep)) = self.windows.pop_front() else { return Ok(None) };
-        let (size, memory) = (self.size, self.memory.take());
+        let Some(Begun { window, keep, first }) = self.windows.pop_front() else { return Ok(None) };
+        let size = self.size;
+        let memory = self.memory.take().filter(|_| !first);
         let index = keep.start;
         let result = self.engine.worker.call(cancel, move |sessions, cancel| {
             let mut memory = match memory {
@@ -180,7 +193,7 @@ impl Stream {
             Ok((window, memory, out, timings)) => {
                 self.memory = Some(memory);
                 if index + 1 < keep.end {
-                    self.windows.push_front((window, index + 1..keep.end));
+                    self.windows.push_front(Begun { window, keep: index + 1..keep.end, first: false });
                 }
                 Ok(Some((out, timings)))
             }

@@ -66,6 +66,11 @@ impl Convert {
         Ok(Self { input, output, rgb, rgb_hr, into_rgb, from_rgb, scratch, alpha, size, padded, padded_hr })
     }
 
+    /// Size of the tensors that [`Self::read`] makes.
+    pub(super) fn padded(&self) -> Size {
+        self.padded
+    }
+
     /// Bytes of the tensor that one output frame is decoded into.
     pub(super) fn output_bytes(&self) -> usize {
         self.padded_hr.rgb_bytes()

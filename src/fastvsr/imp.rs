@@ -142,10 +142,10 @@ impl FastVsr {
             Some(state) => state.push(buffer, &self.cancel),
             None => return Err(gst::FlowError::NotNegotiated),
         };
-        let (windows, spent) = result.map_err(|failure| self.fail(failure))?;
+        let spent = result.map_err(|failure| self.fail(failure))?;
         let stats = &mut lock(&self.shared).stats;
         stats.frames_in += 1;
-        stats.add(windows, &spent);
+        stats.add(&spent);
         Ok(())
     }
 
@@ -179,7 +179,7 @@ impl FastVsr {
     fn account(&self, spent: &Spent) {
         let changed = {
             let shared = &mut *lock(&self.shared);
-            shared.stats.add(0, spent);
+            shared.stats.add(spent);
             shared.stats.frame_out();
             let window = shared.stats.mean_frame() * shared.window_frames;
             let measured = gst::ClockTime::from_nseconds(window.as_nanos() as u64);
@@ -201,8 +201,8 @@ impl FastVsr {
             Some(state) => state.close(&self.cancel),
             None => return Ok(()),
         };
-        let (windows, spent) = result.map_err(|failure| self.fail(failure))?;
-        lock(&self.shared).stats.add(windows, &spent);
+        let spent = result.map_err(|failure| self.fail(failure))?;
+        lock(&self.shared).stats.add(&spent);
         while let Some(buffer) = self.next_buffer()? {
             self.obj().src_pad().push(buffer)?;
         }
@@ -378,7 +378,7 @@ impl BaseTransformImpl for FastVsr {
         if discont {
             self.drain()?;
             if let Some(state) = lock(&self.state).as_mut() {
-                state.reset();
+                state.restart();
             }
         }
         self.push_frame(&buffer)?;
@@ -510,8 +510,8 @@ impl VideoFilterImpl for FastVsr {
                 self.post_error_message(error_message(&err));
                 gst::loggable_error!(CAT, "{err}")
             })?;
-            let window = lock(&self.settings).window as usize;
-            let state = Streaming::new(engine, input, output, window)
+            let settings = lock(&self.settings).clone();
+            let state = Streaming::new(engine, input, output, settings.window as usize, settings.scene_cuts)
                 .map_err(|err| gst::loggable_error!(CAT, "no conversion for these caps: {err}"))?;
             Some(state)
         };

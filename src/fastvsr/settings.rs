@@ -26,6 +26,7 @@ pub(super) struct Settings {
     pub(super) processing_latency: Option<gst::ClockTime>,
     pub(super) runtime_library: Option<PathBuf>,
     pub(super) passthrough: bool,
+    pub(super) scene_cuts: bool,
 }
 
 impl Default for Settings {
@@ -39,6 +40,7 @@ impl Default for Settings {
             processing_latency: None,
             runtime_library: None,
             passthrough: false,
+            scene_cuts: true,
         }
     }
 }
@@ -94,9 +96,15 @@ pub(super) static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
             .default_value(default.passthrough)
             .mutable_playing()
             .build(),
+        glib::ParamSpecBoolean::builder("scene-cuts")
+            .nick("Scene cuts")
+            .blurb("Begin anew at scene cuts, so that nothing of one scene bleeds into the next")
+            .default_value(default.scene_cuts)
+            .mutable_ready()
+            .build(),
         glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
             .nick("Statistics")
-            .blurb("Frames in and out, windows, mean milliseconds a frame per stage, frames a second, provider, model")
+            .blurb("Frames in and out, windows, scene cuts, mean milliseconds a frame per stage, frames a second, provider, model")
             .read_only()
             .build(),
     ]
@@ -117,6 +125,7 @@ impl Settings {
             }
             "runtime-library" => self.runtime_library = get::<Option<String>>(value).map(PathBuf::from),
             "passthrough" => self.passthrough = get(value),
+            "scene-cuts" => self.scene_cuts = get(value),
             _ => unreachable!("GObject knows the properties"),
         }
     }
@@ -132,6 +141,7 @@ impl Settings {
             "processing-latency" => self.processing_latency.map_or(u64::MAX, gst::ClockTime::nseconds).to_value(),
             "runtime-library" => self.runtime_library.as_ref().map(|path| path.display().to_string()).to_value(),
             "passthrough" => self.passthrough.to_value(),
+            "scene-cuts" => self.scene_cuts.to_value(),
             _ => unreachable!("GObject knows the properties"),
         }
     }

@@ -14,6 +14,7 @@ pub(super) struct Stats {
     pub(super) frames_in: u64,
     pub(super) frames_out: u64,
     windows: u64,
+    cuts: u64,
     stages: Timings,
     convert: Duration,
     /// Time since the last frame left that was spent on the next one.
@@ -22,9 +23,10 @@ pub(super) struct Stats {
 }
 
 impl Stats {
-    /// Adds a step of work, and the windows that it began.
-    pub(super) fn add(&mut self, windows: usize, spent: &Spent) {
-        self.windows += windows as u64;
+    /// Adds a step of work.
+    pub(super) fn add(&mut self, spent: &Spent) {
+        self.windows += spent.windows;
+        self.cuts += spent.cuts;
         self.stages += spent.stages;
         self.convert += spent.convert;
         self.open += spent.stages.total() + spent.convert;
@@ -52,6 +54,7 @@ impl Stats {
             .field("frames-in", self.frames_in)
             .field("frames-out", self.frames_out)
             .field("windows", self.windows)
+            .field("scene-cuts", self.cuts)
             .field("encoder-ms", milliseconds(self.stages.encoder))
             .field("unet-ms", milliseconds(self.stages.unet))
             .field("decoder-ms", milliseconds(self.stages.decoder))

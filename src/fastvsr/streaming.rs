@@ -13,6 +13,7 @@ use super::convert::Convert;
 use crate::{
     engine::{Cancel, Engine, Error, Stream, Timings},
     frames::Size,
+    scene::CutDetector,
     window::{Window, Windower},
 };
 
@@ -52,9 +53,13 @@ enum Item {
     Event(gst::Event),
 }
 
-/// Time that a step took.
+/// What a step did, and the time that it took.
 #[derive(Debug, Default, Clone, Copy)]
 pub(super) struct Spent {
+    /// Windows begun.
+    pub(super) windows: u64,
+    /// Scene cuts found.
+    pub(super) cuts: u64,
     pub(super) stages: Timings,
     pub(super) convert: Duration,
 }
@@ -66,6 +71,8 @@ pub(super) struct Streaming {
     pub(super) output: VideoInfo,
     convert: Convert,
     windower: Windower<Arc<Vec<u8>>>,
+    /// Looks for scene cuts, if it shall.
+    cuts: Option<CutDetector>,
     stream: Stream,
     /// Frames and events in order of arrival.
     queue: VecDeque<Item>,
@@ -76,12 +83,14 @@ pub(super) struct Streaming {
 }
 
 impl Streaming {
-    /// A stream from `input` to `output`, in windows of `window` frames (0 = the model's own).
+    /// A stream from `input` to `output`, in windows of `window` frames (0 = the model's own), which begins anew at
+    /// scene cuts if it shall look for them.
     pub(super) fn new(
         engine: Arc<Engine>,
         input: &VideoInfo,
         output: &VideoInfo,
         window: usize,
+        scene_cuts: bool,
     ) -> Result<Self, glib::BoolError> {
         let padded = engine.padded(Size { width: input.width() as usize, height: input.height() as usize });
         Ok(Self {
@@ -89,6 +98,7 @@ impl Streaming {
             output: output.clone(),
             convert: Convert::new(input, output, padded, engine.scale())?,
             windower: Windower::new(engine.manifest.time, window),
+            cuts: scene_cuts.then(CutDetector::default),
             stream: Stream::new(engine, padded),
             queue: VecDeque::new(),
             begun: 0,
@@ -101,35 +111,40 @@ impl Streaming {
         self.windower.delay()
     }
 
-    /// Takes in a frame; begins a window if that completes one. Gives the number of windows begun.
+    /// Takes in a frame; begins a window if that completes one, or if the frame begins a new scene.
     ///
     /// # Errors
     /// As after every error of a stream nothing waits any more: what the engine has lost must not leave a frame behind
     /// that takes the pixels of another.
-    pub(super) fn push(&mut self, buffer: &gst::Buffer, cancel: &Arc<Cancel>) -> Result<(usize, Spent), Failure> {
+    pub(super) fn push(&mut self, buffer: &gst::Buffer, cancel: &Arc<Cancel>) -> Result<Spent, Failure> {
         self.try_push(buffer, cancel).inspect_err(|_| self.flush())
     }
 
-    fn try_push(&mut self, buffer: &gst::Buffer, cancel: &Arc<Cancel>) -> Result<(usize, Spent), Failure> {
-        let begin = Instant::now();
+    fn try_push(&mut self, buffer: &gst::Buffer, cancel: &Arc<Cancel>) -> Result<Spent, Failure> {
+        let start = Instant::now();
         let converted = self.convert.read(buffer)?;
         let mut metadata = gst::Buffer::new();
         let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
         buffer.copy_into(metadata.make_mut(), what, ..)?;
+        let cut = self.cuts.as_mut().is_some_and(|cuts| cuts.is_cut(&converted.tensor, self.convert.padded()));
+        let mut spent = Spent { convert: start.elapsed(), cuts: cut.into(), ..Spent::default() };
+        if cut {
+            let rest = self.windower.close();
+            self.begin(rest, cancel, &mut spent)?;
+            self.windower.flush();
+        }
         self.queue.push_back(Item::Frame(Frame { metadata, alpha: converted.alpha }));
-        let mut spent = Spent { convert: begin.elapsed(), ..Spent::default() };
-
         let window = self.windower.push(Arc::new(converted.tensor));
-        let windows = self.begin(window, cancel, &mut spent)?;
-        Ok((windows, spent))
+        self.begin(window, cancel, &mut spent)?;
+        Ok(spent)
     }
 
     /// Begins the windows of all frames that wait: nothing more comes that belongs to them.
-    pub(super) fn close(&mut self, cancel: &Arc<Cancel>) -> Result<(usize, Spent), Failure> {
+    pub(super) fn close(&mut self, cancel: &Arc<Cancel>) -> Result<Spent, Failure> {
         let mut spent = Spent::default();
         let windows = self.windower.close();
-        let windows = self.begin(windows, cancel, &mut spent).inspect_err(|_| self.flush())?;
-        Ok((windows, spent))
+        self.begin(windows, cancel, &mut spent).inspect_err(|_| self.flush())?;
+        Ok(spent)
     }
 
     fn begin(
@@ -137,20 +152,20 @@ impl Streaming {
         windows: impl IntoIterator<Item = Window<Arc<Vec<u8>>>>,
         cancel: &Arc<Cancel>,
         spent: &mut Spent,
-    ) -> Result<usize, Failure> {
-        let mut count = 0;
+    ) -> Result<(), Failure> {
         for window in windows {
             let frames = window.keep.len();
             spent.stages += self.stream.submit(window, cancel)?;
             self.begun += frames;
-            count += 1;
+            spent.windows += 1;
         }
-        Ok(count)
+        Ok(())
     }
 
-    /// The next frames begin a new sequence, with blank recurrent state. Call it when all frames have left.
-    pub(super) fn reset(&mut self) {
-        self.stream.reset();
+    /// The next frame begins a new sequence, with blank recurrent state. Call it after [`Self::close`].
+    pub(super) fn restart(&mut self) {
+        self.windower.flush();
+        self.cuts.iter_mut().for_each(CutDetector::reset);
     }
 
     /// Whether an event must wait for frames before it.
@@ -167,7 +182,7 @@ impl Streaming {
     pub(super) fn flush(&mut self) {
         self.queue.retain(|item| matches!(item, Item::Event(event) if event.is_sticky()));
         self.begun = 0;
-        self.windower.flush();
+        self.restart();
         self.stream.reset();
     }
 
@@ -214,7 +229,7 @@ impl Streaming {
         let mut buffer = buffer;
         self.convert.write(&tensor, frame.alpha.as_deref(), buffer.make_mut())?;
         self.scratch = Some(tensor);
-        Ok((buffer, Spent { stages, convert: begin.elapsed() }))
+        Ok((buffer, Spent { stages, convert: begin.elapsed(), ..Spent::default() }))
     }
 
     fn decode(&mut self, buffer: gst::Buffer, cancel: &Arc<Cancel>) -> Result<(gst::Buffer, Timings), Failure> {
