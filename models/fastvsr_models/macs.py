@@ -29,9 +29,10 @@ def count(path, height=64, width=64):
     shapes = grids(model, height, width)
     layers = []
     for node in model.graph.node:
-        if node.op_type == "Conv":
-            weight, out = shapes[node.input[1]], shapes[node.output[0]]
-            layers.append((node.name, np.prod(weight) * np.prod(out[2:]) / (height * width)))
+        if node.op_type in ("Conv", "ConvTranspose"):
+            weight = shapes[node.input[1]]
+            grid = shapes[node.output[0] if node.op_type == "Conv" else node.input[0]][2:]
+            layers.append((node.name, np.prod(weight) * np.prod(grid) / (height * width)))
     return layers
 
 

@@ -80,17 +80,31 @@ class Down(nn.Conv2d):
 
 
 class Up(nn.Conv2d):
-    """Double the grid: 1x1 convolution, PixelShuffle. Starts as channel duplication and depth-to-space plus noise."""
+    """Double the grid: 1x1 convolution, PixelShuffle. Starts as channel duplication and depth-to-space plus noise.
+
+    One bias per output channel, not per phase, so that it is also a transposed convolution (`as_transposed`).
+    """
 
     def __init__(self, channels_in, channels_out):
         super().__init__(channels_in, 4 * channels_out, 1)
+        self.bias = nn.Parameter(torch.zeros(channels_out))
         with torch.no_grad():
             self.weight.mul_(0.3)
             for i in range(4 * channels_out):
                 self.weight[i, i * channels_in // (4 * channels_out)] += 1
 
+    def unshuffled(self, x):
+        return F.conv2d(x, self.weight, self.bias.repeat_interleave(4))
+
     def forward(self, x):
-        return F.pixel_shuffle(super().forward(x), 2)
+        return F.pixel_shuffle(self.unshuffled(x), 2)
+
+    def as_transposed(self):
+        """The same layer as a 2x2 transposed convolution of stride 2."""
+        layer = nn.ConvTranspose2d(self.in_channels, len(self.bias), 2, stride=2)
+        layer.bias = self.bias
+        layer.weight = nn.Parameter(self.weight.detach().reshape(-1, 2, 2, self.in_channels).permute(3, 0, 1, 2))
+        return layer
 
 
 def bilinear_filter(scale):
@@ -227,7 +241,7 @@ class Decoder(nn.Module):
 
     def image_at_lr(self, x, frames):
         """`image` left on the LR grid, [N, 48, H, W], for `from_lr_grid`: the same function, and faster to train."""
-        x = F.relu(F.conv2d(x, self.up3.weight, self.up3.bias))
+        x = F.relu(self.up3.unshuffled(x))
         weight = fold_shuffle(fold_shuffle(fold_copy(self.conv_out.weight)))
         bias = self.conv_out.bias.repeat_interleave(16)
         return F.conv2d(x, weight, bias, padding=1) + F.conv2d(F.pad(frames, (1, 1, 1, 1), "replicate"), skip_filter().to(x))

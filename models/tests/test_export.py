@@ -106,7 +106,18 @@ def test_graphs_load_in_old_runtimes_and_are_clean(exported):
         assert {t.data_type for t in model.graph.initializer if np.prod(t.dims) >= 16} == {onnx.TensorProto.FLOAT16}
         kinds = [n.op_type for n in model.graph.node]
         assert kinds.count("Transpose") <= 2
-        assert set(kinds) <= {"Add", "Cast", "Clip", "Concat", "Conv", "DepthToSpace", "Pad", "Relu", "Transpose"}
+        assert set(kinds) <= {
+            "Add",
+            "Cast",
+            "Clip",
+            "Concat",
+            "Conv",
+            "ConvTranspose",
+            "DepthToSpace",
+            "Pad",
+            "Relu",
+            "Transpose",
+        }
 
 
 def test_work_stays_in_the_budget(exported):
