@@ -2,12 +2,13 @@
 
 `python -m fastvsr_models.export --checkpoint FILE --out models/compact-s`
 
-The graphs take and give 8-bit NHWC frames; normalisation, upscaling, clamp and rounding are inside. Two exact rewrites
-make the decoder's last layers cheap (`fold_copy`, `fold_shuffle`); scaling by 255 is moved into weights, so pixels enter
-convolutions as whole numbers, which bfloat16 holds exactly.
+The graphs take and give 8-bit NHWC frames; normalisation, upscaling, clamp and rounding are inside. The rewrites are exact:
+`fold_copy` and `fold_shuffle` make the decoder's last layers cheap, `Up.as_transposed` is one node where convolution and shuffle
+are two, and scaling by 255 is moved into weights, so that pixels enter convolutions as whole numbers, which bfloat16 holds.
 """
 
 import argparse
+import copy
 import hashlib
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from .networks import FastVSR, bilinear_filter, fold_copy, fold_shuffle, skip_filter
+from .networks import FastVSR, Up, bilinear_filter, fold_copy, fold_shuffle, skip_filter
 
 OPSET = 17
 VERSION = "0.1.0"
@@ -64,8 +65,7 @@ class DecoderGraph(nn.Module):
         x = net.up2(net.blocks1(net.up1(net.mid(net.conv_in(denoised)))))
         x = x + F.conv2d(frames, self.condition, net.condition.bias, padding=1)
         x, state = net.step(x, state)
-        x = F.pixel_shuffle(F.relu(F.conv2d(x, net.up3.weight, net.up3.bias)), 2)
-        x = F.conv2d(x, self.out, self.out_bias, padding=1)
+        x = F.conv2d(F.relu(net.up3(x)), self.out, self.out_bias, padding=1)
         x = x + F.pixel_shuffle(edge_conv(frames, self.skip), 2)
         x = F.pixel_shuffle(x, 2).clamp(0, 255).to(torch.uint8)
         return x.permute(0, 2, 3, 1), state
@@ -179,7 +179,11 @@ def export_package(net, name, folder, description):
     """Write encoder.onnx, unet.onnx, decoder.onnx and model.toml for a FastVSR network into `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    net = net.eval().float()
+    net = copy.deepcopy(net).eval().float()
+    for module in list(net.modules()):
+        for child, layer in module.named_children():
+            if isinstance(layer, Up):
+                setattr(module, child, layer.as_transposed())
     size = net.size
     frames = torch.zeros(1, 32, 40, 3, dtype=torch.uint8)
     latent, trunk = torch.zeros(1, size.latent, 8, 10), torch.zeros(1, size.trunk, 32, 40)

@@ -41,7 +41,7 @@ class Size:
 
 SIZES = {
     "compact-s": Size(16, 32, 1, 64, 128, 1, 32, 3, 32, 150),
-    "compact-m": Size(32, 64, 1, 64, 128, 2, 64, 4, 64, 450),
+    "compact-m": Size(32, 64, 1, 64, 128, 2, 48, 6, 48, 450),
 }
 
 
@@ -80,17 +80,31 @@ class Down(nn.Conv2d):
 
 
 class Up(nn.Conv2d):
-    """Double the grid: 1x1 convolution, PixelShuffle. Starts as channel duplication and depth-to-space plus noise."""
+    """Double the grid: 1x1 convolution, PixelShuffle. Starts as channel duplication and depth-to-space plus noise.
+
+    One bias per output channel, not per phase, so that it is also a transposed convolution (`as_transposed`).
+    """
 
     def __init__(self, channels_in, channels_out):
         super().__init__(channels_in, 4 * channels_out, 1)
+        self.bias = nn.Parameter(torch.zeros(channels_out))
         with torch.no_grad():
             self.weight.mul_(0.3)
             for i in range(4 * channels_out):
                 self.weight[i, i * channels_in // (4 * channels_out)] += 1
 
+    def unshuffled(self, x):
+        return F.conv2d(x, self.weight, self.bias.repeat_interleave(4))
+
     def forward(self, x):
-        return F.pixel_shuffle(super().forward(x), 2)
+        return F.pixel_shuffle(self.unshuffled(x), 2)
+
+    def as_transposed(self):
+        """The same layer as a 2x2 transposed convolution of stride 2."""
+        layer = nn.ConvTranspose2d(self.in_channels, len(self.bias), 2, stride=2)
+        layer.bias = self.bias
+        layer.weight = nn.Parameter(self.weight.detach().reshape(-1, 2, 2, self.in_channels).permute(3, 0, 1, 2))
+        return layer
 
 
 def bilinear_filter(scale):
@@ -159,10 +173,13 @@ class Encoder(nn.Module):
         self.down2 = Down(size.half, size.latent)
         self.blocks2 = blocks(size.latent, 1)
 
-    def forward(self, x):
-        x = F.relu(self.stem(upscale_unshuffled(x, 2)))
-        x = self.blocks1(self.down1(x))
+    def encode(self, unshuffled):
+        """The x2 frame, or any image for the VAE, after PixelUnshuffle(2): [N, 12, H, W]."""
+        x = self.blocks1(self.down1(F.relu(self.stem(unshuffled))))
         return self.blocks2(self.down2(x))
+
+    def forward(self, x):
+        return self.encode(upscale_unshuffled(x, 2))
 
 
 class OneStepUNet(nn.Module):
@@ -208,26 +225,28 @@ class Decoder(nn.Module):
             self.conv_out.weight.mul_(0.1)
             self.conv_out.bias.zero_()
 
-    def features(self, denoised, frames):
-        """What needs no memory below the LR grid: [N, trunk, H, W]."""
-        x = self.blocks1(self.up1(self.mid(self.conv_in(denoised))))
-        return self.up2(x) + self.condition(frames)
+    def features(self, denoised, frames=None):
+        """What needs no memory below the LR grid: [N, trunk, H, W]. Without frames it is the plain decoder of a VAE."""
+        x = self.up2(self.blocks1(self.up1(self.mid(self.conv_in(denoised)))))
+        return x if frames is None else x + self.condition(frames)
 
     def step(self, features, state):
         """The recurrent part, at the LR grid: features, state -> trunk output, new state."""
         x = self.trunk(F.relu(self.recur(torch.cat([F.relu(features), state], 1))))
         return x, bounded(x)
 
-    def image(self, x, frames):
+    def image(self, x, frames=None):
         """The upsampling tail as the paper has it: PixelShuffle, copy, conv_out; plus the upscaled frame."""
         x = F.relu(self.up3(x))
-        if self.stride == 8:
-            return self.conv_out(x) + F.pixel_shuffle(upscale_unshuffled(frames, 2), 2)
-        return self.conv_out(F.pixel_shuffle(x, 2).repeat(1, 4, 1, 1)) + F.pixel_shuffle(upscale_unshuffled(frames, 4), 4)
+        if self.stride == 16:
+            x = F.pixel_shuffle(x, 2).repeat(1, 4, 1, 1)
+        x = self.conv_out(x)
+        scale = self.stride // 4
+        return x if frames is None else x + F.pixel_shuffle(upscale_unshuffled(frames, scale), scale)
 
     def image_at_lr(self, x, frames):
         """`image` left on the LR grid, [N, 48, H, W], for `from_lr_grid`: the same function, and faster to train."""
-        x = F.relu(F.conv2d(x, self.up3.weight, self.up3.bias))
+        x = F.relu(self.up3.unshuffled(x))
         weight = fold_shuffle(fold_shuffle(fold_copy(self.conv_out.weight)))
         bias = self.conv_out.bias.repeat_interleave(16)
         return F.conv2d(x, weight, bias, padding=1) + F.conv2d(F.pad(frames, (1, 1, 1, 1), "replicate"), skip_filter().to(x))
@@ -240,6 +259,31 @@ class Decoder(nn.Module):
 def bounded(x):
     """A state that cannot run away, however long the stream."""
     return x.clamp(-4, 4)
+
+
+class VAE(nn.Module):
+    """f8 on any image [N, 3, Y, X], Y and X multiples of 16: stage (a), and both judges of lower-bound-guided training.
+
+    The encoder is the pipeline's, its output the mean; the decoder is the f8 one, without frames and memory.
+    """
+
+    def __init__(self, name="compact-s"):
+        super().__init__()
+        self.size = SIZES[name]
+        self.encoder, self.decoder = Encoder(self.size), Decoder(self.size, stride=8)
+        self.logvar = nn.Conv2d(self.size.latent, self.size.latent, 1)
+        with torch.no_grad():
+            self.logvar.weight.zero_()
+            self.logvar.bias.fill_(-4)
+
+    def encode(self, image):
+        """Mean and log variance of q(z|x), [N, C, Y/8, X/8] each."""
+        mean = self.encoder.encode(F.pixel_unshuffle(image, 2))
+        return mean, self.logvar(mean).clamp(-12, 4)
+
+    def decode(self, z):
+        features = self.decoder.features(z)
+        return 0.5 + self.decoder.image(self.decoder.step(features, torch.zeros_like(features))[0])
 
 
 class FastVSR(nn.Module):

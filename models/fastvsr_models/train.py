@@ -1,4 +1,11 @@
-"""Training, one stage per run: `python -m fastvsr_models.train CONFIG --cache DIR --out DIR [--val DIR]`.
+"""Training, one stage per run: `python -m fastvsr_models.train CONFIG --cache DIR --out DIR`, and see --help.
+
+The stages of the paper, each a config in configs/:
+
+    vae      (a) the reference f8 VAE, on HR frames and on HR frames of half size
+    denoise  (b) the one-step UNet; encoder frozen, target = the latent of the HR frame at half size
+    decoder  (c) the f16 decoder, from the f8 decoder; encoder and UNet frozen; pixel + perceptual + lower-bound-guided loss
+    joint    (d) everything, end to end
 
 A run writes to its folder: checkpoint.pt (weights, their moving average, optimizer, step), log.csv and a picture at every
 evaluation. Started again with the same folder it goes on from the checkpoint, with the config as it is then.
@@ -17,14 +24,16 @@ from PIL import Image
 
 from .data import Clips, crop_to_multiple, list_clips, read_clip
 from .degrade import degrade
+from .lbg import LowerBoundGuidance, free_energy
 from .metrics import psnr_y
-from .networks import FastVSR
+from .networks import VAE, FastVSR, from_lr_grid
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("config")
 parser.add_argument("--cache", required=True, help="made by `python -m fastvsr_models.data`")
 parser.add_argument("--out", required=True, help="folder of this run")
-parser.add_argument("--init", help="checkpoint to take starting weights from")
+parser.add_argument("--init", help="checkpoint of the stage before, to start from")
+parser.add_argument("--reference", help="checkpoint of stage vae: encoder and f8 decoder for denoise, judge for the losses")
 parser.add_argument("--val", help="folder of clips to evaluate on; never trained on")
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 parser.add_argument("--threads", type=int, help="CPU threads")
@@ -34,30 +43,51 @@ args = parser.parse_args()
 if args.threads:
     torch.set_num_threads(args.threads)
 config = tomllib.loads(Path(args.config).read_text())
-data, optim = config["data"], config["optim"]
+stage, data, optim = config["stage"], config["data"], config["optim"]
+loss_weights = {"pixel": 1.0, "perceptual": 0.0, "lbg": 0.0, "beta": 1e-4} | config.get("loss", {})
 out = Path(args.out)
 out.mkdir(parents=True, exist_ok=True)
 
+
+def load(path):
+    return torch.load(path, map_location=args.device, weights_only=True)
+
+
+# The network of this stage, and what of it learns.
 torch.manual_seed(0)
-net = FastVSR(config["network"]).to(args.device, memory_format=torch.channels_last)
+net = (VAE if stage == "vae" else FastVSR)(config["network"]).to(args.device, memory_format=torch.channels_last)
+reference = None
+if args.reference:
+    reference = VAE(config["network"]).to(args.device, memory_format=torch.channels_last)
+    reference.load_state_dict(load(args.reference)["ema"])
+    reference.eval().requires_grad_(False)
 if args.init:
-    net.load_state_dict(torch.load(args.init, map_location=args.device, weights_only=True)["ema"])
+    net.load_state_dict(load(args.init)["ema"])
+if stage == "denoise":
+    net.encoder.load_state_dict(reference.encoder.state_dict())
+    net.decoder.load_state_dict(reference.decoder.state_dict())
+learning = {"vae": net, "denoise": getattr(net, "unet", None), "decoder": net.decoder, "joint": net}[stage]
+net.requires_grad_(False)
+learning.requires_grad_(True)
+guidance = LowerBoundGuidance(reference, loss_weights["beta"], optim["rate"]) if loss_weights["lbg"] else None
+
 ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
-optimizer = torch.optim.AdamW(net.parameters(), lr=optim["rate"], betas=(0.9, 0.99), weight_decay=0)
-step = 0
+optimizer = torch.optim.AdamW(learning.parameters(), lr=optim["rate"], betas=(0.9, 0.99), weight_decay=0)
+step, minutes = 0, 0.0
 resume = out / "checkpoint.pt"
 if resume.exists():
-    state = torch.load(resume, map_location=args.device, weights_only=True)
+    state = load(resume)
     net.load_state_dict(state["net"])
     optimizer.load_state_dict(state["optimizer"])
-    ema, step = state["ema"], state["step"]
-sizes = {k: data[k] for k in ("kinds", "soft", "still_weight") if k in data}
-clips = Clips(args.cache, seed=step, **sizes)
+    ema, step, minutes = state["ema"], state["step"], state["minutes"]
+    if guidance:
+        guidance.load_state_dict(state["guidance"])
+clips = Clips(args.cache, seed=step, **{k: data[k] for k in ("kinds", "soft", "still_weight") if k in data})
 
 
 def to_tensor(clip):
-    """uint8 [B, T, H, W, 3] -> float [B, T, 3, H, W] in 0..1, channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(clip)).to(args.device).permute(0, 1, 4, 2, 3).float() / 255
+    """uint8 [..., H, W, C] -> float [..., C, H, W] in 0..1, channels last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(clip)).to(args.device).movedim(-1, -3).float() / 255
 
 
 def to_target(clip):
@@ -67,6 +97,49 @@ def to_target(clip):
     return to_tensor(phases.reshape(b, t, h // 4, w // 4, 48))
 
 
+def half_size(frames):
+    """[..., 3, 4H, 4W] -> [..., 3, 2H, 2W]."""
+    return F.avg_pool2d(frames.flatten(0, -4), 2).unflatten(0, frames.shape[:-3])
+
+
+def vae_loss(lr, hr):
+    """(a) Free energy of real frames, whole and at half size: one model serves latents (b) and judges full frames (c)."""
+    frames = to_tensor(hr[:, 0])
+    energies = []
+    for image in (frames, half_size(frames)):
+        noise = torch.randn(len(image), net.size.latent, image.shape[2] // 8, image.shape[3] // 8, device=args.device)
+        with torch.autocast(args.device, torch.bfloat16):
+            energies.append(free_energy(net, image, noise, loss_weights["beta"]))
+    return sum(energies) / 2
+
+
+def denoise_loss(lr, hr):
+    """(b) Squared error of the denoised latent, against the latent of the HR frame at half size."""
+    with torch.autocast(args.device, torch.bfloat16):
+        with torch.no_grad():
+            target = net.encoder.encode(F.pixel_unshuffle(half_size(to_tensor(hr)).flatten(0, 1), 2))
+            latent = net.encoder(to_tensor(lr).flatten(0, 1)).unflatten(0, lr.shape[:2])
+        return F.mse_loss(net.denoise(latent).flatten(0, 1).float(), target.float())
+
+
+def video_loss(lr, hr):
+    """(c), (d) Pixels on every frame; the perceptual and the lower-bound-guided terms on one frame of each clip."""
+    with torch.autocast(args.device, torch.bfloat16):
+        sr = net(to_tensor(lr), at_lr=True)
+    target = to_target(hr)
+    loss = loss_weights["pixel"] * F.smooth_l1_loss(sr.float(), target, beta=0.004)
+    if loss_weights["perceptual"] or guidance:
+        t = int(torch.randint(sr.shape[1], ()))
+        fake, real = from_lr_grid(sr[:, t].float()), from_lr_grid(target[:, t])
+        with torch.autocast(args.device, torch.bfloat16):
+            difference = reference.encode(fake)[0] - reference.encode(real)[0]
+            loss = loss + loss_weights["perceptual"] * difference.float().abs().mean()
+            if guidance:
+                loss = loss + loss_weights["lbg"] * guidance.loss(fake).float()
+                guidance.track(fake)
+    return loss
+
+
 def rate(step):
     """Warm-up, plateau, linear decay over the last `decay` steps."""
     fall = (optim["steps"] - step) / optim["decay"]
@@ -74,8 +147,10 @@ def rate(step):
 
 
 def save():
-    state = {"net": net.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step}
-    torch.save(state | {"network": config["network"]}, out / "checkpoint.tmp")
+    state = {"net": net.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step, "minutes": minutes}
+    if guidance:
+        state["guidance"] = guidance.state_dict()
+    torch.save(state | {"network": config["network"], "stage": stage}, out / "checkpoint.tmp")
     (out / "checkpoint.tmp").rename(resume)
 
 
@@ -86,43 +161,45 @@ for path in list_clips(args.val) if args.val else []:
     for recipe in ("bi", "bi+crf28"):
         lr = degrade(hr, recipe)
         y, x = (lr.shape[1] - 96) // 2, (lr.shape[2] - 160) // 2
-        pair = lr[:8, y : y + 96, x : x + 160], hr[:8, 4 * y : 4 * (y + 96), 4 * x : 4 * (x + 160)]
-        val.append((path.stem, recipe, *pair))
+        val.append((recipe, lr[:8, y : y + 96, x : x + 160], hr[:8, 4 * y : 4 * (y + 96), 4 * x : 4 * (x + 160)]))
 
 
-@torch.no_grad()
+def result(lr, hr):
+    """What this stage shows: the reconstruction of HR (a), else the upscaled clip; uint8 [T, 4H, 4W, 3]."""
+    with torch.no_grad(), torch.autocast(args.device, torch.bfloat16):
+        image = net.decode(net.encode(to_tensor(hr))[0]) if stage == "vae" else net(to_tensor(lr[None]))[0]
+    return (image.float().movedim(-3, -1).clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
+
+
 def evaluate():
-    """Mean Y-PSNR of the averaged weights per recipe, and a picture."""
+    """Mean Y-PSNR of the averaged weights per recipe, and a picture: LR, result, HR."""
     trained = {k: v.clone() for k, v in net.state_dict().items()}
     net.load_state_dict(ema)
     scores, strips = {}, []
-    for _name, recipe, lr, hr in val:
-        with torch.autocast(args.device, torch.bfloat16):
-            sr = net(to_tensor(lr[None]))[0].float()
-        sr = (sr.permute(0, 2, 3, 1).clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
+    for recipe, lr, hr in val:
+        sr = result(lr, hr)
         scores.setdefault(recipe, []).append(psnr_y(sr, hr))
         strips.append(np.concatenate([lr[-1].repeat(4, 0).repeat(4, 1), sr[-1], hr[-1]], 1)[96:288])
     net.load_state_dict(trained)
     if strips:
         Image.fromarray(np.concatenate(strips)).save(out / f"val-{step:06d}.jpg", quality=90)
-    return {k: float(np.mean(v)) for k, v in scores.items()}
+    return {k: round(float(np.mean(v)), 3) for k, v in scores.items()}
 
 
+stage_loss = {"vae": vae_loss, "denoise": denoise_loss, "decoder": video_loss, "joint": video_loss}[stage]
 columns = ["step", "minutes", "rate", "loss", "bi", "bi+crf28"]
 log_path = out / "log.csv"
 if not log_path.exists():
     log_path.write_text(",".join(columns) + "\n")
-started, losses = time.time(), []
-while step < optim["steps"] and time.time() - started < 60 * args.minutes:
+started, losses = time.time() - 60 * minutes, []
+stop = minutes + args.minutes
+while step < optim["steps"] and minutes < stop:
     for group in optimizer.param_groups:
         group["lr"] = rate(step)
-    lr, hr = clips.batch(data["batch"], data["frames"], data["crop"])
-    with torch.autocast(args.device, torch.bfloat16):
-        sr = net(to_tensor(lr), at_lr=True)
-    loss = F.smooth_l1_loss(sr.float(), to_target(hr), beta=0.004)
+    loss = stage_loss(*clips.batch(data["batch"], data["frames"], data["crop"]))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(net.parameters(), 0.5)
+    torch.nn.utils.clip_grad_norm_(learning.parameters(), 0.5)
     optimizer.step()
     step += 1
     with torch.no_grad():
@@ -130,12 +207,13 @@ while step < optim["steps"] and time.time() - started < 60 * args.minutes:
         for name, value in net.state_dict().items():
             ema[name].lerp_(value, 1 - keep)
     losses.append(loss.item())
+    minutes = (time.time() - started) / 60
     if step % 100 == 0:
-        print(f"step {step} loss {np.mean(losses[-100:]):.5f} {(time.time() - started) / 60:.1f} min", flush=True)
+        print(f"step {step} loss {np.mean(losses[-100:]):.5f} {minutes:.1f} min", flush=True)
     if step % args.eval_every == 0 or step == optim["steps"]:
         save()
-        row = {"step": step, "minutes": round((time.time() - started) / 60, 2), "rate": rate(step)}
-        row |= {"loss": round(float(np.mean(losses)), 6), **{k: round(v, 3) for k, v in evaluate().items()}}
+        row = {"step": step, "minutes": round(minutes, 2), "rate": rate(step), "loss": round(float(np.mean(losses)), 6)}
+        row |= evaluate()
         with log_path.open("a") as file:
             csv.DictWriter(file, columns).writerow(row)
         print(row, flush=True)

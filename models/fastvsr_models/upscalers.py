@@ -1,6 +1,8 @@
 """Upscalers to compare, each a function of a uint8 RGB clip [T, H, W, 3] to [T, 4H, 4W, 3]. `find` knows them by name."""
 
+import os
 import subprocess
+import sys
 import tempfile
 import tomllib
 from pathlib import Path
@@ -80,7 +82,11 @@ class Element:
     """The fastvsr element in a gst-launch pipeline, raw RGB in and out, so nothing is lost on the way."""
 
     def __init__(self, model=None, plugin_path=None, properties=""):
-        self.model, self.plugin_path, self.properties = model, plugin_path, properties
+        self.model, self.properties = model, properties
+        # The plugin looks for ONNX Runtime in the active Python environment: this one, activated or not.
+        self.environment = {"VIRTUAL_ENV": sys.prefix} | os.environ
+        if plugin_path:
+            self.environment["GST_PLUGIN_PATH"] = str(plugin_path)
 
     def __call__(self, clip):
         frames, height, width, _ = clip.shape
@@ -89,12 +95,12 @@ class Element:
         rows[:, :, : 3 * width] = clip.reshape(frames, height, -1)
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "in.rgb").write_bytes(rows.tobytes())
-            command = ["gst-launch-1.0", "-q", *([f"--gst-plugin-path={self.plugin_path}"] if self.plugin_path else [])]
+            command = ["gst-launch-1.0", "-q"]
             command += f"filesrc location={folder}/in.rgb blocksize={height * stride} ! rawvideoparse format=rgb".split()
             command += f"width={width} height={height} framerate=25/1 ! fastvsr {self.properties}".split()
             command += [f"model={self.model}"] if self.model else []
             command += f"! video/x-raw,format=RGB ! filesink location={folder}/out.rgb".split()
-            subprocess.run(command, check=True)
+            subprocess.run(command, check=True, env=self.environment)
             return np.fromfile(f"{folder}/out.rgb", np.uint8).reshape(frames, 4 * height, 4 * width, 3)
 
 

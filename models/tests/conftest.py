@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+import torch
+
+from fastvsr_models.export import export_package
+from fastvsr_models.networks import SIZES, FastVSR
+
+
+def make_clip(frames=6, height=96, width=128, seed=0):
+    """A moving clip with edges, gradients and texture, uint8 [T, H, W, 3]."""
+    rng = np.random.default_rng(seed)
+    texture = rng.integers(0, 256, (height + 64, width + 64, 3))
+    y, x = np.mgrid[: height + 64, : width + 64]
+    smooth = np.stack([127 + 120 * np.sin(x / 9 + c) * np.cos(y / 7) for c in range(3)], -1)
+    scene = np.where(((x // 16 + y // 16) % 2 == 0)[..., None], smooth, 0.3 * texture + 0.7 * smooth)
+    return np.stack([scene[t : t + height, 2 * t : 2 * t + width] for t in range(frames)]).astype(np.uint8)
+
+
+def random_network(name, seed=0):
+    """A network whose every layer matters: larger output weights and biases than at the start of training."""
+    torch.manual_seed(seed)
+    net = FastVSR(name).eval().requires_grad_(False)
+    for key, value in net.named_parameters():
+        if key.endswith("bias"):
+            value.normal_(0, 0.05)
+    net.decoder.conv_out.weight.mul_(5)
+    return net
+
+
+@pytest.fixture(scope="session")
+def clip():
+    return make_clip()
+
+
+@pytest.fixture(scope="session", params=list(SIZES))
+def exported(request, tmp_path_factory):
+    """(network, package folder) of every size, random weights."""
+    net = random_network(request.param)
+    folder = tmp_path_factory.mktemp(request.param)
+    export_package(net, request.param, folder, "test")
+    return net, folder
