@@ -141,7 +141,7 @@ impl Stream {
         let (count, size) = (frames.len(), self.size);
         let tensor = frames.iter().map(|frame| frame.as_slice()).collect::<Vec<_>>().concat();
         let result =
-            self.engine.worker.call(cancel, move |sessions, cancel| sessions.window(tensor, count, size, cancel));
+            self.engine.worker.call(cancel, move |sessions, ticket| sessions.window(tensor, count, size, ticket));
         match result {
             Ok((window, timings)) => {
                 self.windows.push_back((window, keep));
@@ -168,12 +168,12 @@ impl Stream {
         let Some((window, keep)) = self.windows.pop_front() else { return Ok(None) };
         let (size, memory) = (self.size, self.memory.take());
         let index = keep.start;
-        let result = self.engine.worker.call(cancel, move |sessions, cancel| {
+        let result = self.engine.worker.call(cancel, move |sessions, ticket| {
             let mut memory = match memory {
                 Some(memory) => memory,
                 None => sessions.blank(size)?,
             };
-            let timings = sessions.frame(&window, index, &mut memory, out.as_mut(), cancel)?;
+            let timings = sessions.frame(&window, index, &mut memory, out.as_mut(), ticket)?;
             Ok((window, memory, out, timings))
         });
         match result {
