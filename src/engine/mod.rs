@@ -153,7 +153,7 @@ impl Stream {
         let (count, size) = (frames.len(), self.size);
         let tensor = frames.iter().map(|frame| frame.as_slice()).collect::<Vec<_>>().concat();
         let result =
-            self.engine.worker.call(cancel, move |sessions, cancel| sessions.window(tensor, count, size, cancel));
+            self.engine.worker.call(cancel, move |sessions, ticket| sessions.window(tensor, count, size, ticket));
         match result {
             Ok((window, timings)) => {
                 self.windows.push_back(Begun { window, keep, first });
@@ -181,12 +181,12 @@ impl Stream {
         let size = self.size;
         let memory = self.memory.take().filter(|_| !first);
         let index = keep.start;
-        let result = self.engine.worker.call(cancel, move |sessions, cancel| {
+        let result = self.engine.worker.call(cancel, move |sessions, ticket| {
             let mut memory = match memory {
                 Some(memory) => memory,
                 None => sessions.blank(size)?,
             };
-            let timings = sessions.frame(&window, index, &mut memory, out.as_mut(), cancel)?;
+            let timings = sessions.frame(&window, index, &mut memory, out.as_mut(), ticket)?;
             Ok((window, memory, out, timings))
         });
         match result {

@@ -16,7 +16,7 @@ use ort::{
     value::{DynValue, Shape, Tensor, TensorElementType, TensorRefMut, ValueType},
 };
 
-use super::{Cancel, Error, Precision, Provider, provider};
+use super::{Error, Precision, Provider, provider, worker::Ticket};
 use crate::{
     frames::{RGB, Size},
     model::{Graph, Package, Stage, StageKind, StateManifest},
@@ -148,10 +148,10 @@ impl Sessions {
         let side = package.manifest.geometry.multiple.max(16).next_multiple_of(package.manifest.geometry.multiple);
         let size = Size { width: side, height: side };
         let count = package.manifest.time.minimum;
-        let window = self.window(vec![127; count * size.rgb_bytes()], count, size, &Cancel::default())?;
+        let window = self.window(vec![127; count * size.rgb_bytes()], count, size, &Ticket::default())?;
         let mut memory = self.blank(size)?;
         let mut out = vec![0; size.scaled(self.scale).rgb_bytes()];
-        self.frame(&window.0, 0, &mut memory, &mut out, &Cancel::default())?;
+        self.frame(&window.0, 0, &mut memory, &mut out, &Ticket::default())?;
         Ok(())
     }
 
@@ -180,7 +180,7 @@ impl Sessions {
         frames: Vec<u8>,
         count: usize,
         size: Size,
-        cancel: &Cancel,
+        ticket: &Ticket,
     ) -> Result<(Window, Timings), Error> {
         let frames = Tensor::from_array(([count, size.height, size.width, RGB], frames))
             .map_err(|err| failed(self.stages[0].kind, size, &err))?;
@@ -195,11 +195,11 @@ impl Sessions {
             };
             let kind = stage.kind;
             window.carried = stage
-                .run(cancel, |stage, binding| {
+                .run(ticket, |stage, binding| {
                     stage.bind_inputs(binding, window.carried.as_ref(), &window.frames, &[])?;
                     binding.bind_output_to_device(stage.output, memory)
                 })
-                .map_err(|err| failure(kind, size, cancel, &err))?
+                .map_err(|err| failure(kind, size, ticket, &err))?
                 .pop();
             window.next += 1;
             timings.add(kind, begin.elapsed());
@@ -218,7 +218,7 @@ impl Sessions {
         index: usize,
         memory: &mut Memory,
         out: &mut [u8],
-        cancel: &Cancel,
+        ticket: &Ticket,
     ) -> Result<Timings, Error> {
         let size = window.size;
         let hr = size.scaled(self.scale);
@@ -233,7 +233,7 @@ impl Sessions {
             let begin = Instant::now();
             let kind = stage.kind;
             let mut outputs = stage
-                .run(cancel, |stage, binding| {
+                .run(ticket, |stage, binding| {
                     let handed = handed.as_ref().or(window.carried.as_ref());
                     stage.bind_inputs(binding, handed, frame.as_ref().unwrap_or(&window.frames), states)?;
                     if kind == StageKind::Decoder {
@@ -244,7 +244,7 @@ impl Sessions {
                     }
                     stage.states.iter().try_for_each(|state| binding.bind_output_to_device(&state.output, &self.memory))
                 })
-                .map_err(|err| failure(kind, size, cancel, &err))?;
+                .map_err(|err| failure(kind, size, ticket, &err))?;
             *states = outputs.split_off(1);
             handed = outputs.pop();
             timings.add(kind, begin.elapsed());
@@ -361,7 +361,7 @@ impl Loaded {
     /// Runs the session on what `bind` binds; gives the stage's output, then its new states.
     fn run(
         &mut self,
-        cancel: &Cancel,
+        ticket: &Ticket,
         bind: impl FnOnce(&Self, &mut IoBinding) -> ort::Result<()>,
     ) -> ort::Result<Vec<DynValue>> {
         // A binding that is used again would hand out the same output memory again, while the state of the frame
@@ -372,7 +372,7 @@ impl Loaded {
         let interrupt = Arc::clone(&options);
         let names = std::iter::once(self.output).chain(self.states.iter().map(|state| state.output.as_str()));
         let session = &mut self.session;
-        let mut outputs = cancel.interruptible(
+        let mut outputs = ticket.interruptible(
             move || drop(interrupt.terminate()),
             || session.run_binding_with_options(&binding, &options),
         )?;
@@ -424,6 +424,6 @@ fn failed(stage: StageKind, size: Size, reason: &dyn std::fmt::Display) -> Error
 }
 
 /// A run ended with an error: because somebody cancelled it, or by itself?
-fn failure(stage: StageKind, size: Size, cancel: &Cancel, reason: &ort::Error) -> Error {
-    if cancel.is_cancelled() { Error::Cancelled } else { failed(stage, size, reason) }
+fn failure(stage: StageKind, size: Size, ticket: &Ticket, reason: &ort::Error) -> Error {
+    if ticket.is_cancelled() { Error::Cancelled } else { failed(stage, size, reason) }
 }

@@ -6,11 +6,7 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::Duration,
 };
@@ -29,6 +25,8 @@ pub struct Cancel {
 #[derive(Default)]
 struct CancelState {
     cancelled: bool,
+    /// Counts cancellations: a job that was begun before the last one has nobody who waits for it.
+    generation: u64,
     interrupt: Option<Interrupt>,
 }
 
@@ -36,7 +34,16 @@ type Interrupt = Box<dyn Fn() + Send>;
 
 impl std::fmt::Debug for CancelState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CancelState").field("cancelled", &self.cancelled).finish_non_exhaustive()
+        f.debug_struct("CancelState")
+            .field("cancelled", &self.cancelled)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+impl CancelState {
+    fn serves(&self, generation: u64) -> bool {
+        !self.cancelled && self.generation == generation
     }
 }
 
@@ -45,7 +52,8 @@ impl Cancel {
     pub fn cancel(&self) {
         let mut state = lock(&self.state);
         state.cancelled = true;
-        if let Some(interrupt) = &state.interrupt {
+        state.generation += 1;
+        if let Some(interrupt) = state.interrupt.take() {
             interrupt();
         }
         self.changed.notify_all();
@@ -55,24 +63,41 @@ impl Cancel {
     pub fn reset(&self) {
         lock(&self.state).cancelled = false;
     }
+}
 
-    /// Whether waits end at once.
-    pub fn is_cancelled(&self) -> bool {
-        lock(&self.state).cancelled
+/// What a job knows of its user.
+#[derive(Debug, Default)]
+pub(super) struct Ticket {
+    cancel: Arc<Cancel>,
+    generation: u64,
+}
+
+impl Ticket {
+    fn new(cancel: &Arc<Cancel>) -> Self {
+        Self { cancel: Arc::clone(cancel), generation: lock(&cancel.state).generation }
+    }
+
+    /// Whether the user has left.
+    pub(super) fn is_cancelled(&self) -> bool {
+        !lock(&self.cancel.state).serves(self.generation)
     }
 
     /// Runs a part of a job that `interrupt` can end early.
     pub(super) fn interruptible<T>(&self, interrupt: impl Fn() + Send + 'static, run: impl FnOnce() -> T) -> T {
-        let set = |interrupt: Option<Interrupt>| {
-            let mut state = lock(&self.state);
-            if let (true, Some(interrupt)) = (state.cancelled, &interrupt) {
+        {
+            let mut state = lock(&self.cancel.state);
+            if state.serves(self.generation) {
+                state.interrupt = Some(Box::new(interrupt));
+            } else {
                 interrupt();
             }
-            state.interrupt = interrupt;
-        };
-        set(Some(Box::new(interrupt)));
+        }
         let result = run();
-        set(None);
+        let mut state = lock(&self.cancel.state);
+        // After a cancellation it may be the interrupt of a later job, on another worker.
+        if state.generation == self.generation {
+            state.interrupt = None;
+        }
         result
     }
 }
@@ -90,15 +115,15 @@ impl<S: Send + 'static> Worker<S> {
     /// end of the process.
     pub(super) fn new(mut owned: S) -> Self {
         let (jobs, queue) = mpsc::channel::<Job<S>>();
-        let alive = Alive::new();
+        at_exit_wait();
         thread::Builder::new()
             .name("fastvsr".into())
             .spawn(move || {
-                // Dropped last: the process may end once the sessions are gone.
-                let _alive = alive;
                 for job in queue {
+                    let _busy = Busy::new();
                     job(&mut owned);
                 }
+                let _busy = Busy::new();
                 drop(owned);
             })
             .expect("the system can start a thread");
@@ -113,30 +138,32 @@ impl<S: Send + 'static> Worker<S> {
     pub(super) fn call<T: Send + 'static>(
         &self,
         cancel: &Arc<Cancel>,
-        job: impl FnOnce(&mut S, &Cancel) -> Result<T, Error> + Send + 'static,
+        job: impl FnOnce(&mut S, &Ticket) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let slot = Arc::new(Mutex::new(None));
+        let ticket = Ticket::new(cancel);
+        let generation = ticket.generation;
         let job: Job<S> = {
-            let (slot, cancel) = (Arc::clone(&slot), Arc::clone(cancel));
+            let slot = Arc::clone(&slot);
             Box::new(move |owned| {
                 // A job whose user left while it was queued must not delay the others.
-                let result = if cancel.is_cancelled() {
+                let result = if ticket.is_cancelled() {
                     Err(Error::Cancelled)
                 } else {
-                    catch_unwind(AssertUnwindSafe(|| job(owned, &cancel)))
+                    catch_unwind(AssertUnwindSafe(|| job(owned, &ticket)))
                         .unwrap_or_else(|panic| Err(Error::Panicked(message(panic.as_ref()))))
                 };
                 *lock(&slot) = Some(result);
                 // Taking the lock orders this notification after the waiter's last look at the slot.
-                let _state = lock(&cancel.state);
-                cancel.changed.notify_all();
+                let _state = lock(&ticket.cancel.state);
+                ticket.cancel.changed.notify_all();
             })
         };
         self.jobs.send(job).map_err(|_| Error::Panicked("the worker thread is gone".into()))?;
 
         let mut state = lock(&cancel.state);
         loop {
-            if state.cancelled {
+            if !state.serves(generation) {
                 return Err(Error::Cancelled);
             }
             if let Some(result) = lock(&slot).take() {
@@ -157,40 +184,53 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".into())
 }
 
-/// Counts worker threads, so that the process can wait for them before the runtime library's own destructors run: a
-/// thread inside ONNX Runtime at that moment crashes. Waiting in `Drop` instead would make a pipeline's shutdown as
-/// slow as one run of the model.
-struct Alive;
+/// What keeps the process from ending while a thread is inside ONNX Runtime: the library's own destructors would take
+/// its ground away. Waiting in `Drop` instead would make a pipeline's shutdown as slow as one run of the model.
+struct Gate {
+    busy: usize,
+    ending: bool,
+}
 
-static ALIVE: AtomicUsize = AtomicUsize::new(0);
+static GATE: Mutex<Gate> = Mutex::new(Gate { busy: 0, ending: false });
+static IDLE: Condvar = Condvar::new();
 
 /// Longest wait at the end of the process.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-impl Alive {
+/// A worker thread that is about to enter the library, until it has left it.
+struct Busy;
+
+impl Busy {
     fn new() -> Self {
-        static AT_EXIT: OnceCell<()> = OnceCell::new();
-        AT_EXIT.get_or_init(|| {
-            extern "C" fn wait() {
-                let step = Duration::from_millis(1);
-                let mut waited = Duration::ZERO;
-                while ALIVE.load(Ordering::Acquire) > 0 && waited < LONGEST_WAIT {
-                    thread::sleep(step);
-                    waited += step;
-                }
-            }
-            // SAFETY: `wait` is a plain function that lives as long as the process: GStreamer never unloads plugins.
-            unsafe { libc::atexit(wait) };
-        });
-        ALIVE.fetch_add(1, Ordering::AcqRel);
+        let mut gate = lock(&GATE);
+        while gate.ending {
+            // The process ends under this thread.
+            gate = IDLE.wait(gate).unwrap_or_else(PoisonError::into_inner);
+        }
+        gate.busy += 1;
         Self
     }
 }
 
-impl Drop for Alive {
+impl Drop for Busy {
     fn drop(&mut self) {
-        ALIVE.fetch_sub(1, Ordering::AcqRel);
+        lock(&GATE).busy -= 1;
+        IDLE.notify_all();
     }
+}
+
+/// Makes the end of the process wait for the threads that are busy, and keeps them from beginning anything new.
+fn at_exit_wait() {
+    static AT_EXIT: OnceCell<()> = OnceCell::new();
+    AT_EXIT.get_or_init(|| {
+        extern "C" fn wait() {
+            let mut gate = lock(&GATE);
+            gate.ending = true;
+            drop(IDLE.wait_timeout_while(gate, LONGEST_WAIT, |gate| gate.busy > 0));
+        }
+        // SAFETY: `wait` is a plain function that lives as long as the process: GStreamer never unloads plugins.
+        unsafe { libc::atexit(wait) };
+    });
 }
 
 #[cfg(test)]
@@ -224,9 +264,9 @@ mod tests {
             }
         });
         let (interrupted, was_interrupted) = mpsc::channel();
-        let result = worker.call(&cancel, move |_, cancel| {
-            cancel.interruptible(
-                move || drop(interrupted.send(())),
+        let result = worker.call(&cancel, move |_, ticket| {
+            ticket.interruptible(
+                move || interrupted.send(()).unwrap(),
                 || {
                     started.send(()).unwrap();
                     thread::sleep(Duration::from_millis(300));
@@ -247,6 +287,53 @@ mod tests {
         assert!(matches!(worker.call(&cancel, |n, _| Ok(*n)), Err(Error::Cancelled)));
         cancel.reset();
         assert_eq!(worker.call(&cancel, |n, _| Ok(*n)).unwrap(), 1);
+    }
+
+    #[test]
+    fn a_queued_job_whose_user_left_and_came_back_is_not_run() {
+        let worker = Arc::new(Worker::new(Vec::new()));
+        let (first, second) = (Arc::<Cancel>::default(), Arc::<Cancel>::default());
+        let (go, gone) = mpsc::channel::<()>();
+        let running = thread::spawn({
+            let worker = Arc::clone(&worker);
+            move || worker.call(&first, move |_, _| Ok(gone.recv().is_ok()))
+        });
+        let queued = thread::spawn({
+            let (worker, second) = (Arc::clone(&worker), Arc::clone(&second));
+            move || worker.call(&second, |list, _| Ok(list.push("stale")))
+        });
+        thread::sleep(Duration::from_millis(50));
+        second.cancel();
+        assert!(matches!(queued.join().unwrap(), Err(Error::Cancelled)));
+        second.reset();
+        go.send(()).unwrap();
+        assert!(running.join().unwrap().unwrap());
+        assert!(worker.call(&second, |list, _| Ok(list.is_empty())).unwrap());
+    }
+
+    #[test]
+    fn what_is_left_of_a_cancelled_job_is_interrupted_after_a_reset_too() {
+        let worker = Arc::new(Worker::new(()));
+        let cancel = Arc::<Cancel>::default();
+        let (started, begun) = mpsc::channel();
+        let (go, gone) = mpsc::channel::<()>();
+        let (interrupted, was_interrupted) = mpsc::channel();
+        let waiter = thread::spawn({
+            let (worker, cancel) = (Arc::clone(&worker), Arc::clone(&cancel));
+            move || {
+                worker.call(&cancel, move |_, ticket| {
+                    started.send(()).unwrap();
+                    gone.recv().unwrap();
+                    ticket.interruptible(move || interrupted.send(()).unwrap(), || Ok(()))
+                })
+            }
+        });
+        begun.recv().unwrap();
+        cancel.cancel();
+        assert!(matches!(waiter.join().unwrap(), Err(Error::Cancelled)));
+        cancel.reset();
+        go.send(()).unwrap();
+        was_interrupted.recv().unwrap();
     }
 
     #[test]
