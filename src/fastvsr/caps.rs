@@ -33,7 +33,10 @@ pub(super) fn template() -> gst::Caps {
 /// not a multiple of `scale` has no counterpart.
 pub(super) fn transform(direction: gst::PadDirection, caps: &gst::Caps, scale: i32) -> gst::Caps {
     let mut other = gst::Caps::new_empty();
-    let caps_mut = other.make_mut();
+    // Interlaced video comes last of what is asked of upstream: an element that can send either sends progressive
+    // video, and from one that cannot it is refused when its caps are set, where there is a way to say why.
+    let mut interlaced = gst::Caps::new_empty();
+    let (caps_mut, interlaced_mut) = (other.make_mut(), interlaced.make_mut());
     for (structure, features) in caps.iter_with_features() {
         let mut structure = structure.to_owned();
         let scaled = ["width", "height"].into_iter().all(|side| match structure.value(side) {
@@ -46,15 +49,16 @@ pub(super) fn transform(direction: gst::PadDirection, caps: &gst::Caps, scale: i
             },
             Err(_) => true,
         });
+        if !scaled {
+            continue;
+        }
         if direction == gst::PadDirection::Src && !structure.has_field("interlace-mode") {
-            // Steers an upstream element that could send either. Interlaced caps that come nevertheless are refused
-            // with a hint when they are set, where there is a way to say why.
+            interlaced_mut.append_structure_full(structure.clone(), Some(features.to_owned()));
             structure.set("interlace-mode", "progressive");
         }
-        if scaled {
-            caps_mut.append_structure_full(structure, Some(features.to_owned()));
-        }
+        caps_mut.append_structure_full(structure, Some(features.to_owned()));
     }
+    other.make_mut().append(interlaced);
     other
 }
 
@@ -136,7 +140,7 @@ mod tests {
         check(
             Src,
             "video/x-raw, width=1280, height=720",
-            "video/x-raw, width=320, height=180, interlace-mode=progressive",
+            "video/x-raw, width=320, height=180, interlace-mode=progressive; video/x-raw, width=320, height=180",
         );
         check(Src, "video/x-raw, width=1282, height=720", "EMPTY");
     }
@@ -151,7 +155,8 @@ mod tests {
         check(
             Src,
             "video/x-raw, width=[1, 2147483647], height=[17, 20]",
-            "video/x-raw, width=[1, 536870911], height=5, interlace-mode=progressive",
+            "video/x-raw, width=[1, 536870911], height=5, interlace-mode=progressive; \
+             video/x-raw, width=[1, 536870911], height=5",
         );
         check(Src, "video/x-raw, width=[5, 7]", "EMPTY");
     }
@@ -159,7 +164,11 @@ mod tests {
     #[test]
     fn lists_scale_item_by_item() {
         check(Sink, "video/x-raw, width={320, 640}", "video/x-raw, width={1280, 2560}");
-        check(Src, "video/x-raw, width={1280, 1281}", "video/x-raw, width={320}, interlace-mode=progressive");
+        check(
+            Src,
+            "video/x-raw, width={1280, 1281}, interlace-mode=mixed",
+            "video/x-raw, width={320}, interlace-mode=mixed",
+        );
     }
 
     #[test]

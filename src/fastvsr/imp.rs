@@ -50,7 +50,7 @@ static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
 /// Duration of a frame whose caps do not say, as in other delaying video elements.
 const UNKNOWN_FRAME_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(40);
 
-/// Scale of the embedded model, for caps queries that come before a model is loaded.
+/// Scale for caps queries when the model cannot be read, which is an error once the element starts.
 const DEFAULT_SCALE: usize = 4;
 
 /// The element.
@@ -85,8 +85,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl FastVsr {
+    /// The model's scale, also before the model is loaded.
     fn scale(&self) -> usize {
-        lock(&self.engine).as_ref().map_or(DEFAULT_SCALE, |engine| engine.scale())
+        if let Some(engine) = lock(&self.engine).as_ref() {
+            return engine.scale();
+        }
+        let model = lock(&self.settings).model.clone();
+        let manifest = Source::find(&model).and_then(|source| source.manifest());
+        manifest.map_or(DEFAULT_SCALE, |manifest| manifest.geometry.scale)
     }
 
     /// The engine that the settings ask for, loaded if need be.

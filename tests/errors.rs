@@ -1,0 +1,300 @@
+//! What goes wrong says so on the bus: what was expected, what is there, what to do.
+
+mod common;
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
+
+use common::*;
+use gst::prelude::*;
+use sha2::{Digest, Sha256};
+
+/// The error that an element posts when it starts.
+#[track_caller]
+fn error_at_start(element: &gst::Element) -> String {
+    init();
+    let bus = gst::Bus::new();
+    element.set_bus(Some(&bus));
+    assert!(element.set_state(gst::State::Paused).is_err(), "the element starts");
+    let message = bus.pop_filtered(&[gst::MessageType::Error]).expect("an error is posted");
+    let _ = element.set_state(gst::State::Null);
+    error_text(&message)
+}
+
+#[track_caller]
+fn says(error: &str, words: &[&str]) {
+    for word in words {
+        assert!(error.contains(word), "expected `{word}` in: {error}");
+    }
+}
+
+fn fastvsr_of(folder: &Path) -> gst::Element {
+    let element = fastvsr("nearest", 1);
+    element.set_property("model", folder.to_str().unwrap());
+    element
+}
+
+/// A copy of a test package, changed: its graph by `graph`, its manifest by `manifest`.
+fn broken(name: &str, graph: impl FnOnce(&mut Vec<u8>), manifest: impl FnOnce(String) -> String) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bytes = fs::read(model(name).join("decoder.onnx")).unwrap();
+    let old = hash(&bytes);
+    graph(&mut bytes);
+    let text = fs::read_to_string(model(name).join("model.toml")).unwrap().replace(&old, &hash(&bytes));
+    fs::write(folder.path().join("decoder.onnx"), bytes).unwrap();
+    fs::write(folder.path().join("model.toml"), manifest(text)).unwrap();
+    folder
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn a_copied_package_works() {
+    let folder = broken("nearest", |_| {}, |text| text);
+    let mut rig = Rig::with_caps(&fastvsr_of(folder.path()), &rgb(8, 4));
+    rig.push_flat([3]);
+    assert_eq!(rig.levels(), [3]);
+}
+
+#[test]
+fn a_missing_model() {
+    let element = fastvsr("nearest", 1);
+    element.set_property("model", "no-such-model");
+    says(&error_at_start(&element), &["no-such-model", "expected", "compact-s", "model.toml"]);
+}
+
+#[test]
+fn a_missing_folder() {
+    let element = fastvsr("nearest", 1);
+    element.set_property("model", "./no/such/folder");
+    says(&error_at_start(&element), &["./no/such/folder", "expected a folder with a model.toml"]);
+}
+
+#[test]
+fn a_folder_without_a_manifest() {
+    let folder = tempfile::tempdir().unwrap();
+    says(&error_at_start(&fastvsr_of(folder.path())), &["model.toml", "expected a model package's manifest"]);
+}
+
+#[test]
+fn a_manifest_that_is_no_toml() {
+    let folder = broken("nearest", |_| {}, |_| "not a manifest".into());
+    says(&error_at_start(&fastvsr_of(folder.path())), &["model.toml", "the manifest is not valid"]);
+}
+
+#[test]
+fn a_missing_graph() {
+    let folder = broken("nearest", |_| {}, |text| text);
+    fs::remove_file(folder.path().join("decoder.onnx")).unwrap();
+    says(&error_at_start(&fastvsr_of(folder.path())), &["decoder.onnx", "named in the manifest"]);
+}
+
+#[test]
+fn a_damaged_graph() {
+    let folder = broken("nearest", |_| {}, |text| text);
+    let file = folder.path().join("decoder.onnx");
+    let mut bytes = fs::read(&file).unwrap();
+    bytes.truncate(100);
+    fs::write(&file, &bytes).unwrap();
+    let error = error_at_start(&fastvsr_of(folder.path()));
+    says(&error, &["decoder.onnx", "expected SHA-256", &hash(&bytes), "install the package again"]);
+}
+
+#[test]
+fn a_truncated_graph_with_the_right_hash() {
+    for length in [0, 1, 100, 400] {
+        let folder = broken("nearest", |graph| graph.truncate(length), |text| text);
+        says(&error_at_start(&fastvsr_of(folder.path())), &["decoder", "decoder.onnx", "cannot be loaded"]);
+    }
+}
+
+#[test]
+fn a_graph_of_noise() {
+    let noise = |graph: &mut Vec<u8>| graph.iter_mut().enumerate().for_each(|(n, byte)| *byte = (n * 89 % 251) as u8);
+    let folder = broken("nearest", noise, |text| text);
+    says(&error_at_start(&fastvsr_of(folder.path())), &["decoder.onnx", "cannot be loaded"]);
+}
+
+#[test]
+fn a_graph_of_floats() {
+    let error = error_at_start(&fastvsr("floats", 1));
+    says(&error, &["decoder.onnx", "expected input `frames` to be u8 [T, H, W, 3]", "got Tensor<f32>"]);
+}
+
+#[test]
+fn a_state_that_the_graph_does_not_have() {
+    let state = "\n[[stages.decoder.state]]\ninput = \"s\"\noutput = \"t\"\nchannels = 1\nstride = 1\n";
+    let folder = broken("nearest", |_| {}, |text| text + state);
+    says(&error_at_start(&fastvsr_of(folder.path())), &["expected an input `s`", "got frames"]);
+}
+
+#[test]
+fn a_state_that_the_manifest_does_not_name() {
+    let folder = broken("counter", |_| {}, |text| text[..text.find("[[").unwrap()].into());
+    says(&error_at_start(&fastvsr_of(folder.path())), &["expected no input but frames", "`count`"]);
+}
+
+#[test]
+fn a_state_of_another_shape() {
+    let folder = broken("counter", |_| {}, |text| text.replace("channels = 1", "channels = 5"));
+    says(&error_at_start(&fastvsr_of(folder.path())), &["`count`", "[1, 5, h, w]", "got"]);
+}
+
+#[test]
+fn a_graph_of_another_scale() {
+    for (name, scale) in [("nearest", "scale = 3"), ("counter", "scale = 2"), ("counter", "scale = 8")] {
+        let folder = broken(name, |_| {}, |text| text.replace("scale = 4", scale));
+        says(&error_at_start(&fastvsr_of(folder.path())), &["decoder", "16x16"]);
+    }
+}
+
+#[test]
+fn an_encoder_that_is_a_decoder() {
+    let encoder = |text: String| {
+        let stage = &text[text.find("[stages.decoder]").unwrap()..].replace("decoder]", "encoder]");
+        format!("{text}\n{stage}")
+    };
+    let folder = broken("nearest", |_| {}, encoder);
+    says(&error_at_start(&fastvsr_of(folder.path())), &["encoder", "expected an output `latent`", "got frames_hr"]);
+}
+
+#[test]
+fn a_provider_that_does_not_work_here() {
+    for provider in ["cuda", "tensorrt"] {
+        let element = fastvsr("nearest", 1);
+        element.set_property_from_str("execution-provider", provider);
+        // The device that no machine has, where the runtime knows the provider.
+        element.set_property("device-id", 99);
+        says(&error_at_start(&element), &[provider, "does not work here"]);
+    }
+}
+
+#[test]
+fn a_precision_that_the_provider_does_not_have() {
+    let element = fastvsr("nearest", 1);
+    element.set_property_from_str("precision", "fp16");
+    says(&error_at_start(&element), &["cpu", "expected auto or fp32", "got fp16"]);
+}
+
+#[test]
+fn a_runtime_that_is_no_library() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), "not a library").unwrap();
+    let element = fastvsr("nearest", 1);
+    element.set_property("runtime-library", file.path().to_str().unwrap());
+    says(
+        &error_at_start(&element),
+        &[file.path().to_str().unwrap(), "cannot be used", "expected version 1.17 or later"],
+    );
+}
+
+#[test]
+fn a_runtime_that_is_another_library() {
+    let element = fastvsr("nearest", 1);
+    element.set_property("runtime-library", "libgstreamer-1.0.so.0");
+    says(&error_at_start(&element), &["libgstreamer-1.0.so.0", "cannot be used", "expected version 1.17 or later"]);
+}
+
+#[test]
+fn a_runtime_that_does_not_exist() {
+    let element = fastvsr("nearest", 1);
+    element.set_property("runtime-library", "./no/libonnxruntime.so");
+    says(&error_at_start(&element), &["./no/libonnxruntime.so"]);
+}
+
+#[test]
+fn a_second_runtime_in_the_same_process() {
+    let rig = Rig::new("nearest", 1);
+    let element = fastvsr("nearest", 1);
+    element.set_property("runtime-library", "./another/libonnxruntime.so");
+    says(&error_at_start(&element), &["./another/libonnxruntime.so", "loaded first", "the same `runtime-library`"]);
+    drop(rig);
+}
+
+#[test]
+fn after_an_error_the_element_can_be_mended() {
+    let element = fastvsr("nearest", 1);
+    element.set_property("model", "no-such-model");
+    error_at_start(&element);
+    element.set_property("model", model("nearest").to_str().unwrap());
+    let mut rig = Rig::with_caps(&element, &rgb(8, 4));
+    rig.push_flat([1]);
+    assert_eq!(rig.levels(), [1]);
+}
+
+/// Runs one test of this program in a process with another environment.
+fn child(name: &str, set_up: impl FnOnce(&mut Command)) -> Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture"]).env("FASTVSR_TEST_CHILD", "1");
+    set_up(&mut command);
+    command.output().unwrap()
+}
+
+fn is_child() -> bool {
+    std::env::var_os("FASTVSR_TEST_CHILD").is_some()
+}
+
+#[test]
+fn no_runtime_anywhere() {
+    if is_child() {
+        // A machine with a runtime of its own has nothing to miss.
+        let element = fastvsr("nearest", 1);
+        let bus = gst::Bus::new();
+        element.set_bus(Some(&bus));
+        match element.set_state(gst::State::Paused) {
+            Ok(_) => println!("RUNTIME OF THE SYSTEM"),
+            Err(_) => println!("{}", error_text(&bus.pop_filtered(&[gst::MessageType::Error]).unwrap())),
+        }
+        let _ = element.set_state(gst::State::Null);
+        return;
+    }
+    let output = child("no_runtime_anywhere", |command| {
+        for name in ["VIRTUAL_ENV", "CONDA_PREFIX", "HOME", "LD_LIBRARY_PATH", "ORT_DYLIB_PATH"] {
+            command.env_remove(name);
+        }
+    });
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    if !text.contains("RUNTIME OF THE SYSTEM") {
+        says(
+            &text,
+            &[
+                "ONNX Runtime was not found",
+                "pip install onnxruntime-openvino",
+                "`runtime-library`",
+                "ORT_DYLIB_PATH",
+                "Tried:",
+                "/usr/lib",
+            ],
+        );
+    }
+}
+
+#[test]
+fn a_named_runtime_is_never_replaced_by_another() {
+    if is_child() {
+        println!("{}", error_at_start(&fastvsr("nearest", 1)));
+        return;
+    }
+    let output = child("a_named_runtime_is_never_replaced_by_another", |command| {
+        command.env("ORT_DYLIB_PATH", "./no/libonnxruntime.so");
+    });
+    assert!(output.status.success(), "{output:?}");
+    says(&String::from_utf8_lossy(&output.stdout), &["./no/libonnxruntime.so"]);
+}
+
+#[test]
+fn the_provider_auto_takes_one_that_works() {
+    let element = fastvsr("nearest", 1);
+    element.set_property_from_str("execution-provider", "auto");
+    let mut rig = Rig::with_caps(&element, &rgb(8, 4));
+    rig.push_flat([40]);
+    assert_eq!(rig.levels(), [40]);
+    let provider = rig.stats().get::<String>("provider").unwrap();
+    assert!(["tensorrt", "cuda", "openvino", "cpu"].contains(&provider.as_str()), "{provider}");
+}
