@@ -4,13 +4,14 @@
 //! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! videoconvert ! fastvsr ! videoconvert ! x264enc ! mp4mux ! filesink location=out.mp4
 //! ]|
 //!
-//! Arrows between the modules go one way: `fastvsr` (the element) -> `window`, `frames`, `scene`, `engine` -> `model`.
+//! Arrows between the modules go one way: `fastvsr` (the element) -> `window`, `frames`, `scene`, `tiling`, `engine` -> `model`.
 
 pub mod engine;
 pub mod fastvsr;
 pub mod frames;
 pub mod model;
 pub mod scene;
+pub mod tiling;
 pub mod window;
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {

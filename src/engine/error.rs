@@ -81,6 +81,19 @@ pub enum Error {
         detail: String,
     },
 
+    /// The frames need more memory than they may have.
+    #[error("frames of {size} need about {needed} MiB, expected at most {limit} MiB: {reason}")]
+    Memory {
+        /// Padded input size.
+        size: String,
+        /// What is needed at the least, in MiB.
+        needed: usize,
+        /// What was allowed, in MiB.
+        limit: u64,
+        /// What to do.
+        reason: &'static str,
+    },
+
     /// A run failed.
     #[error("the {stage} failed on a frame of {size}: {reason}")]
     Run {

@@ -7,10 +7,12 @@
 //! ```
 
 mod error;
+mod memory;
 mod provider;
 mod registry;
 mod runtime;
 mod sessions;
+mod tiles;
 mod worker;
 
 use std::{collections::VecDeque, ops::Range, path::PathBuf, sync::Arc};
@@ -30,6 +32,7 @@ use crate::{frames::Size, model::Manifest, window::Window};
 pub struct Engine {
     worker: worker::Worker<sessions::Sessions>,
     batches: bool,
+    recurrent: bool,
     /// The model's manifest.
     pub manifest: Manifest,
     /// The provider that runs it, never `Auto`.
@@ -62,6 +65,7 @@ impl Engine {
                 Ok((sessions, precision)) => {
                     return Ok(Self {
                         batches: sessions.batches(),
+                        recurrent: sessions.is_recurrent(),
                         worker: worker::Worker::new(sessions),
                         manifest: package.manifest,
                         provider: *provider,
@@ -96,6 +100,9 @@ impl Engine {
 pub struct Stream {
     engine: Arc<Engine>,
     size: Size,
+    /// Whether the frames of a window are begun one by one.
+    singly: bool,
+    tiling: Option<tiles::Tiling>,
     memory: Option<sessions::Memory>,
     windows: VecDeque<Begun>,
 }
@@ -111,9 +118,24 @@ struct Begun {
 }
 
 impl Stream {
-    /// A stream of frames of the size `padded` (see [`Engine::padded`]).
-    pub fn new(engine: Arc<Engine>, padded: Size) -> Self {
-        Self { engine, size: padded, memory: None, windows: VecDeque::new() }
+    /// A stream of frames of the size `padded` (see [`Engine::padded`]), in windows of up to `window` frames. With a
+    /// `limit`, in bytes, frames are cut into tiles as small as it demands.
+    ///
+    /// # Errors
+    /// If no tile is small enough for the limit.
+    pub fn new(engine: Arc<Engine>, padded: Size, window: usize, limit: Option<u64>) -> Result<Self, Error> {
+        let singly = engine.recurrent && (limit.is_some() || !engine.batches);
+        let count = if singly { 1 } else { window };
+        let tiling = match limit {
+            Some(limit) => memory::plan(&engine.manifest, padded, count, limit)?,
+            None => None,
+        };
+        Ok(Self { engine, size: padded, singly, tiling, memory: None, windows: VecDeque::new() })
+    }
+
+    /// Side of the tiles that frames are cut into, in input pixels; `None` if they are not.
+    pub fn tile(&self) -> Option<usize> {
+        self.tiling.map(|tiling| tiling.side)
     }
 
     /// The engine that the stream runs through.
@@ -132,7 +154,7 @@ impl Stream {
     /// # Errors
     /// After an error the stream is reset.
     pub fn submit(&mut self, window: Window<Arc<Vec<u8>>>, cancel: &Arc<Cancel>) -> Result<Timings, Error> {
-        if self.engine.batches {
+        if !self.singly {
             return self.submit_part(&window.frames, window.keep, window.first, cancel);
         }
         let mut timings = Timings::default();
@@ -150,10 +172,12 @@ impl Stream {
         first: bool,
         cancel: &Arc<Cancel>,
     ) -> Result<Timings, Error> {
-        let (count, size) = (frames.len(), self.size);
+        let (count, size, tiling) = (frames.len(), self.size, self.tiling);
         let tensor = frames.iter().map(|frame| frame.as_slice()).collect::<Vec<_>>().concat();
-        let result =
-            self.engine.worker.call(cancel, move |sessions, ticket| sessions.window(tensor, count, size, ticket));
+        let result = self
+            .engine
+            .worker
+            .call(cancel, move |sessions, ticket| sessions.window(tensor, count, size, tiling, ticket));
         match result {
             Ok((window, timings)) => {
                 self.windows.push_back(Begun { window, keep, first });
@@ -178,7 +202,7 @@ impl Stream {
         D: AsMut<[u8]> + Send + 'static,
     {
         let Some(Begun { window, keep, first }) = self.windows.pop_front() else { return Ok(None) };
-        let size = self.size;
+        let (size, tiling) = (self.size, self.tiling);
         let memory = self.memory.take().filter(|_| !first);
         let index = keep.start;
         let result = self.engine.worker.call(cancel, move |sessions, ticket| {
@@ -186,7 +210,7 @@ impl Stream {
                 Some(memory) => memory,
                 None => sessions.blank(size)?,
             };
-            let timings = sessions.frame(&window, index, &mut memory, out.as_mut(), ticket)?;
+            let timings = sessions.frame(&window, index, &mut memory, out.as_mut(), tiling, ticket)?;
             Ok((window, memory, out, timings))
         });
         match result {

@@ -12,11 +12,15 @@ use std::{
 use ort::{
     environment::Environment,
     memory::MemoryInfo,
-    session::{IoBinding, RunOptions, Session, builder::GraphOptimizationLevel},
+    session::{RunOptions, Session, builder::GraphOptimizationLevel},
     value::{DynValue, Shape, Tensor, TensorElementType, TensorRefMut, ValueType},
 };
 
-use super::{Error, Precision, Provider, provider, worker::Ticket};
+use super::{
+    Error, Precision, Provider, provider,
+    tiles::{self, Tiling},
+    worker::Ticket,
+};
 use crate::{
     frames::{RGB, Size},
     model::{Graph, Package, Stage, StageKind, StateManifest},
@@ -31,15 +35,21 @@ const DENOISED: &str = "denoised";
 #[derive(Debug)]
 pub(super) struct Sessions {
     stages: Vec<Loaded>,
+    /// Where the stages work.
     memory: MemoryInfo<'static>,
+    /// Where frames enter and leave, and where tiles are cut and merged.
+    host: MemoryInfo<'static>,
     scale: usize,
 }
 
+/// A stage with its session.
 #[derive(Debug)]
-struct Loaded {
+pub(super) struct Loaded {
     kind: StageKind,
     session: Session,
     states: Vec<StateManifest>,
+    /// How far the stage sees, in input pixels.
+    pub(super) halo: usize,
     /// Name of what the stage before hands over; none for the first stage.
     input: Option<&'static str>,
     /// Whether the stage also sees the input frames.
@@ -47,11 +57,21 @@ struct Loaded {
     output: &'static str,
 }
 
+/// What a stage gets.
+pub(super) struct Inputs<'a> {
+    /// RGB frames, `[T, H, W, 3]`.
+    pub(super) frames: Option<&'a DynValue>,
+    /// What the stage before has made.
+    pub(super) handed: Option<&'a DynValue>,
+    /// Recurrent state after the frame before.
+    pub(super) states: &'a [DynValue],
+}
+
 /// A window on its way through the stages: what the stages without state made of it.
 #[derive(Debug)]
 pub(super) struct Window {
     size: Size,
-    frames: Tensor<u8>,
+    frames: DynValue,
     /// Output of the last stage that ran, for all frames of the window; none if no stage ran yet.
     carried: Option<DynValue>,
     /// Index of the first stage that still has to run, frame by frame.
@@ -136,7 +156,8 @@ impl Sessions {
             let input = stages.last().map(|before| before.output);
             stages.push(Loaded::new(session, stage, input)?);
         }
-        let mut sessions = Self { stages, memory, scale: package.manifest.geometry.scale };
+        let host = Provider::Cpu.memory(0).map_err(|err| refuse(&err))?;
+        let mut sessions = Self { stages, memory, host, scale: package.manifest.geometry.scale };
         // TensorRT would build an engine for a size that nobody asked for, which takes minutes.
         if provider != Provider::TensorRt {
             sessions.probe(package)?;
@@ -148,10 +169,10 @@ impl Sessions {
         let side = package.manifest.geometry.multiple.max(16).next_multiple_of(package.manifest.geometry.multiple);
         let size = Size { width: side, height: side };
         let count = package.manifest.time.minimum;
-        let window = self.window(vec![127; count * size.rgb_bytes()], count, size, &Ticket::default())?;
+        let window = self.window(vec![127; count * size.rgb_bytes()], count, size, None, &Ticket::default())?;
         let mut memory = self.blank(size)?;
         let mut out = vec![0; size.scaled(self.scale).rgb_bytes()];
-        self.frame(&window.0, 0, &mut memory, &mut out, &Ticket::default())?;
+        self.frame(&window.0, 0, &mut memory, &mut out, None, &Ticket::default())?;
         Ok(())
     }
 
@@ -168,10 +189,15 @@ impl Sessions {
         states.collect::<Result<_, _>>().map(Memory)
     }
 
-    /// Whether a window of several frames may be encoded in one run. Cutting one frame out of it again is only done in
+    /// Whether a window of several frames may be encoded in one run and cut into frames again, which is only done in
     /// host memory.
     pub(super) fn batches(&self) -> bool {
-        self.memory.is_cpu_accessible() || self.stages.iter().all(|stage| stage.states.is_empty())
+        self.memory.is_cpu_accessible()
+    }
+
+    /// Whether any stage has recurrent state.
+    pub(super) fn is_recurrent(&self) -> bool {
+        self.stages.iter().any(|stage| !stage.states.is_empty())
     }
 
     /// Runs the stages that need no state on a whole window: `count` padded frames, `[count, H, W, 3]`.
@@ -180,27 +206,25 @@ impl Sessions {
         frames: Vec<u8>,
         count: usize,
         size: Size,
+        tiling: Option<Tiling>,
         ticket: &Ticket,
     ) -> Result<(Window, Timings), Error> {
         let frames = Tensor::from_array(([count, size.height, size.width, RGB], frames))
-            .map_err(|err| failed(self.stages[0].kind, size, &err))?;
+            .map_err(|err| failed(self.stages[0].kind, size, &err))?
+            .into_dyn();
         let mut window = Window { size, frames, carried: None, next: 0, count };
         let mut timings = Timings::default();
         for stage in self.stages.iter_mut().take_while(|stage| stage.states.is_empty()) {
             let begin = Instant::now();
-            // The last stage's frames leave for the host, whatever memory the stages work in.
-            let memory = match stage.kind {
-                StageKind::Decoder => &host(size)?,
-                _ => &self.memory,
-            };
             let kind = stage.kind;
-            window.carried = stage
-                .run(ticket, |stage, binding| {
-                    stage.bind_inputs(binding, window.carried.as_ref(), &window.frames, &[])?;
-                    binding.bind_output_to_device(stage.output, memory)
-                })
-                .map_err(|err| failure(kind, size, ticket, &err))?
-                .pop();
+            let inputs = Inputs { frames: Some(&window.frames), handed: window.carried.as_ref(), states: &[] };
+            let outputs = match tiling {
+                Some(tiling) => tiles::run(stage, &inputs, size, tiling, &self.host, None, ticket),
+                // The last stage's frames leave for the host, whatever memory the stages work in.
+                None if kind == StageKind::Decoder => stage.run(&inputs, &self.host, None, ticket),
+                None => stage.run(&inputs, &self.memory, None, ticket),
+            };
+            window.carried = outputs.map_err(|err| failure(kind, size, ticket, &err))?.pop();
             window.next += 1;
             timings.add(kind, begin.elapsed());
         }
@@ -218,6 +242,7 @@ impl Sessions {
         index: usize,
         memory: &mut Memory,
         out: &mut [u8],
+        tiling: Option<Tiling>,
         ticket: &Ticket,
     ) -> Result<Timings, Error> {
         let size = window.size;
@@ -232,20 +257,18 @@ impl Sessions {
         for (stage, states) in self.stages.iter_mut().zip(&mut memory.0).skip(window.next) {
             let begin = Instant::now();
             let kind = stage.kind;
-            let mut outputs = stage
-                .run(ticket, |stage, binding| {
-                    let handed = handed.as_ref().or(window.carried.as_ref());
-                    stage.bind_inputs(binding, handed, frame.as_ref().unwrap_or(&window.frames), states)?;
-                    if kind == StageKind::Decoder {
-                        let target = TensorRefMut::from_array_view_mut(([1, hr.height, hr.width, RGB], &mut *out))?;
-                        binding.bind_output(stage.output, target)?;
-                    } else {
-                        binding.bind_output_to_device(stage.output, &self.memory)?;
-                    }
-                    stage.states.iter().try_for_each(|state| binding.bind_output_to_device(&state.output, &self.memory))
-                })
-                .map_err(|err| failure(kind, size, ticket, &err))?;
-            *states = outputs.split_off(1);
+            let inputs = Inputs {
+                frames: frame.as_ref().or(Some(&window.frames)),
+                handed: handed.as_ref().or(window.carried.as_ref()),
+                states,
+            };
+            let target = (kind == StageKind::Decoder).then_some(&mut *out);
+            let outputs = match tiling {
+                Some(tiling) => tiles::run(stage, &inputs, size, tiling, &self.host, target, ticket),
+                None => stage.run(&inputs, &self.memory, target.map(|out| (out, hr)), ticket),
+            };
+            let mut outputs = outputs.map_err(|err| failure(kind, size, ticket, &err))?;
+            *states = outputs.split_off(outputs.len() - stage.states.len());
             handed = outputs.pop();
             timings.add(kind, begin.elapsed());
         }
@@ -256,14 +279,15 @@ impl Sessions {
 impl Window {
     /// One frame of the window and what the stages made of it; `None` where the window has only this frame and its
     /// own tensors serve.
-    fn frame(&self, index: usize) -> ort::Result<(Option<Tensor<u8>>, Option<DynValue>)> {
+    fn frame(&self, index: usize) -> ort::Result<(Option<DynValue>, Option<DynValue>)> {
         if self.count == 1 {
             return Ok((None, None));
         }
-        let frame = cut(&self.frames, index, self.count)?;
+        let (shape, data) = self.frames.try_extract_tensor::<u8>()?;
+        let frame = cut(shape, data, index, self.count)?;
         let carried = self.carried.as_ref().map(|carried| -> ort::Result<DynValue> {
             let (shape, data) = carried.try_extract_tensor::<f32>()?;
-            Ok(cut_slice(shape, data, index, self.count)?.into_dyn())
+            cut(shape, data, index, self.count)
         });
         Ok((Some(frame), carried.transpose()?))
     }
@@ -297,7 +321,8 @@ impl Loaded {
             StageKind::Decoder => FRAMES_HR,
         };
         let takes_frames = input.is_none() || session.inputs().iter().any(|input| input.name() == FRAMES);
-        let loaded = Self { kind: stage.kind, session, states: stage.states.clone(), input, takes_frames, output };
+        let (kind, states, halo) = (stage.kind, stage.states.clone(), stage.halo);
+        let loaded = Self { kind, session, states, halo, input, takes_frames, output };
         loaded.check().map_err(|detail| Error::Signature { stage: stage.kind, file: stage.file.clone(), detail })?;
         Ok(loaded)
     }
@@ -342,63 +367,58 @@ impl Loaded {
         Ok(())
     }
 
-    fn bind_inputs(
-        &self,
-        binding: &mut IoBinding,
-        handed: Option<&DynValue>,
-        frames: &Tensor<u8>,
-        states: &[DynValue],
-    ) -> ort::Result<()> {
-        if let (Some(name), Some(value)) = (self.input, handed) {
-            binding.bind_input(name, value)?;
-        }
-        if self.takes_frames {
-            binding.bind_input(FRAMES, frames)?;
-        }
-        self.states.iter().zip(states).try_for_each(|(state, value)| binding.bind_input(&state.input, value))
-    }
-
-    /// Runs the session on what `bind` binds; gives the stage's output, then its new states.
-    fn run(
+    /// Runs the session; gives the stage's output, then its new states, in `memory`. With a `target` the output is
+    /// written there instead, as RGB of the size that goes with it, and only the states are given.
+    pub(super) fn run(
         &mut self,
+        inputs: &Inputs,
+        memory: &MemoryInfo<'static>,
+        target: Option<(&mut [u8], Size)>,
         ticket: &Ticket,
-        bind: impl FnOnce(&Self, &mut IoBinding) -> ort::Result<()>,
     ) -> ort::Result<Vec<DynValue>> {
         // A binding that is used again would hand out the same output memory again, while the state of the frame
         // before still lies in it.
         let mut binding = self.session.create_binding()?;
-        bind(self, &mut binding)?;
+        if let (Some(name), Some(value)) = (self.input, inputs.handed) {
+            binding.bind_input(name, value)?;
+        }
+        if let (true, Some(value)) = (self.takes_frames, inputs.frames) {
+            binding.bind_input(FRAMES, value)?;
+        }
+        for (state, value) in self.states.iter().zip(inputs.states) {
+            binding.bind_input(&state.input, value)?;
+        }
+        let mut names = Vec::with_capacity(1 + self.states.len());
+        match target {
+            Some((out, size)) => {
+                let shape = [1, size.height, size.width, RGB];
+                binding.bind_output(self.output, TensorRefMut::from_array_view_mut((shape, out))?)?;
+            }
+            None => names.push(self.output),
+        }
+        names.extend(self.states.iter().map(|state| state.output.as_str()));
+        names.iter().try_for_each(|name| binding.bind_output_to_device(*name, memory))?;
+
         let options = Arc::new(RunOptions::new()?);
         let interrupt = Arc::clone(&options);
-        let names = std::iter::once(self.output).chain(self.states.iter().map(|state| state.output.as_str()));
         let session = &mut self.session;
         let mut outputs = ticket.interruptible(
             move || drop(interrupt.terminate()),
             || session.run_binding_with_options(&binding, &options),
         )?;
-        Ok(names.filter_map(|name| outputs.remove(name)).collect())
+        Ok(names.into_iter().filter_map(|name| outputs.remove(name)).collect())
     }
 }
 
-/// Memory from which frames can be read without a copy.
-fn host(size: Size) -> Result<MemoryInfo<'static>, Error> {
-    Provider::Cpu.memory(0).map_err(|err| failed(StageKind::Decoder, size, &err))
-}
-
-fn cut(tensor: &Tensor<u8>, index: usize, count: usize) -> ort::Result<Tensor<u8>> {
-    let (shape, data) = tensor.try_extract_tensor::<u8>()?;
-    cut_slice(shape, data, index, count)
-}
-
 /// Entry `index` of `count` along the first axis, as a tensor of its own.
-fn cut_slice<T>(shape: &Shape, data: &[T], index: usize, count: usize) -> ort::Result<Tensor<T>>
+fn cut<T>(shape: &Shape, data: &[T], index: usize, count: usize) -> ort::Result<DynValue>
 where
     T: ort::value::PrimitiveTensorElementType + Clone + std::fmt::Debug + 'static,
 {
     let length = data.len() / count;
     let mut shape: Vec<i64> = shape.to_vec();
     shape[0] = 1;
-    Tensor::from_array((shape, data[index * length..][..length].to_vec()))
+    Ok(Tensor::from_array((shape, data[index * length..][..length].to_vec()))?.into_dyn())
 }
 
 fn fits(have: &ValueType, wanted: TensorElementType, axes: &[Axis]) -> bool {

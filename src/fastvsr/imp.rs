@@ -249,6 +249,7 @@ fn error_message(err: &Error) -> gst::ErrorMessage {
         }
         Error::Provider { .. } => gst::error_msg!(gst::LibraryError::Settings, ("{err}")),
         Error::Model(_) | Error::Graph { .. } => gst::error_msg!(gst::ResourceError::NotFound, ("{err}")),
+        Error::Memory { .. } => gst::error_msg!(gst::ResourceError::Settings, ("{err}")),
         Error::Signature { .. } => gst::error_msg!(gst::StreamError::WrongType, ("{err}")),
         _ => gst::error_msg!(gst::StreamError::Failed, ("{err}")),
     }
@@ -517,8 +518,14 @@ impl VideoFilterImpl for FastVsr {
                 gst::loggable_error!(CAT, "{err}")
             })?;
             let settings = lock(&self.settings).clone();
-            let state = Streaming::new(engine, input, output, settings.window as usize, settings.scene_cuts)
-                .map_err(|err| gst::loggable_error!(CAT, "no conversion for these caps: {err}"))?;
+            let state = Streaming::new(engine, input, output, &settings).map_err(|failure| {
+                let reason = failure.to_string();
+                let _ = self.fail(failure);
+                gst::loggable_error!(CAT, "{reason}")
+            })?;
+            if let Some(side) = state.tile() {
+                gst::info!(CAT, imp = self, "frames are cut into tiles of {side}x{side} pixels");
+            }
             Some(state)
         };
         {

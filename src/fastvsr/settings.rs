@@ -27,6 +27,8 @@ pub(super) struct Settings {
     pub(super) runtime_library: Option<PathBuf>,
     pub(super) passthrough: bool,
     pub(super) scene_cuts: bool,
+    /// Bytes; `None`: no limit.
+    pub(super) max_memory: Option<u64>,
 }
 
 impl Default for Settings {
@@ -41,6 +43,7 @@ impl Default for Settings {
             runtime_library: None,
             passthrough: false,
             scene_cuts: true,
+            max_memory: None,
         }
     }
 }
@@ -102,6 +105,11 @@ pub(super) static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
             .default_value(default.scene_cuts)
             .mutable_ready()
             .build(),
+        glib::ParamSpecUInt64::builder("max-memory")
+            .nick("Maximum memory")
+            .blurb("Memory that upscaling may take, in bytes: larger frames are cut into tiles, without seams (0 = no limit)")
+            .mutable_ready()
+            .build(),
         glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
             .nick("Statistics")
             .blurb("Frames in and out, windows, scene cuts, mean milliseconds a frame per stage, frames a second, provider, model")
@@ -126,6 +134,7 @@ impl Settings {
             "runtime-library" => self.runtime_library = get::<Option<String>>(value).map(PathBuf::from),
             "passthrough" => self.passthrough = get(value),
             "scene-cuts" => self.scene_cuts = get(value),
+            "max-memory" => self.max_memory = Some(get(value)).filter(|bytes| *bytes > 0),
             _ => unreachable!("GObject knows the properties"),
         }
     }
@@ -142,6 +151,7 @@ impl Settings {
             "runtime-library" => self.runtime_library.as_ref().map(|path| path.display().to_string()).to_value(),
             "passthrough" => self.passthrough.to_value(),
             "scene-cuts" => self.scene_cuts.to_value(),
+            "max-memory" => self.max_memory.unwrap_or(0).to_value(),
             _ => unreachable!("GObject knows the properties"),
         }
     }

@@ -9,7 +9,7 @@ use std::{
 
 use gst_video::VideoInfo;
 
-use super::convert::Convert;
+use super::{convert::Convert, settings::Settings};
 use crate::{
     engine::{Cancel, Engine, Error, Stream, Timings},
     frames::Size,
@@ -83,27 +83,31 @@ pub(super) struct Streaming {
 }
 
 impl Streaming {
-    /// A stream from `input` to `output`, in windows of `window` frames (0 = the model's own), which begins anew at
-    /// scene cuts if it shall look for them.
+    /// A stream from `input` to `output`, as the settings want it.
     pub(super) fn new(
         engine: Arc<Engine>,
         input: &VideoInfo,
         output: &VideoInfo,
-        window: usize,
-        scene_cuts: bool,
-    ) -> Result<Self, glib::BoolError> {
+        settings: &Settings,
+    ) -> Result<Self, Failure> {
         let padded = engine.padded(Size { width: input.width() as usize, height: input.height() as usize });
+        let windower = Windower::new(engine.manifest.time, settings.window as usize);
         Ok(Self {
             input: input.clone(),
             output: output.clone(),
             convert: Convert::new(input, output, padded, engine.scale())?,
-            windower: Windower::new(engine.manifest.time, window),
-            cuts: scene_cuts.then(CutDetector::default),
-            stream: Stream::new(engine, padded),
+            cuts: settings.scene_cuts.then(CutDetector::default),
+            stream: Stream::new(engine, padded, windower.delay() + 1, settings.max_memory)?,
+            windower,
             queue: VecDeque::new(),
             begun: 0,
             scratch: None,
         })
+    }
+
+    /// Side of the tiles that frames are cut into, in input pixels; `None` if they are not.
+    pub(super) fn tile(&self) -> Option<usize> {
+        self.stream.tile()
     }
 
     /// Frames by which the first frame of a window is delayed.

@@ -47,6 +47,10 @@ pub struct Geometry {
     /// Width and height are padded to a multiple of this before the first stage and cropped after the last.
     #[serde(default = "one")]
     pub multiple: usize,
+    /// Working memory of the hungriest stage, in bytes per pixel of the padded input; 0 = unknown, and the model cannot
+    /// be kept within a limit.
+    #[serde(default)]
+    pub memory: usize,
 }
 
 /// Sizes in time, in frames.
@@ -92,6 +96,8 @@ pub struct StageManifest {
     /// External data files of the graph.
     #[serde(default)]
     pub data: Vec<DataManifest>,
+    /// How far the stage sees around a pixel, in input pixels: what a tile needs around its core.
+    pub halo: Option<usize>,
     /// Recurrent state: the stage then runs once per frame instead of once per window.
     #[serde(default)]
     pub state: Vec<StateManifest>,
@@ -167,7 +173,13 @@ impl Manifest {
             self.stages.unet.is_none() || self.stages.encoder.is_some(),
             "stages: expected an encoder where there is a unet, got a unet alone"
         );
+        range("geometry.memory", self.geometry.memory, 0, 1 << 20)?;
         for (kind, stage) in self.stages() {
+            range(&format!("stages.{kind}.halo"), stage.halo.unwrap_or(0), 0, MAX)?;
+            ensure!(
+                self.geometry.memory == 0 || stage.halo.is_some(),
+                "stages.{kind}: expected a halo, as geometry.memory is given"
+            );
             for state in &stage.state {
                 range(&format!("stages.{kind}.state `{}` channels", state.input), state.channels, 1, 1 << 16)?;
                 range(&format!("stages.{kind}.state `{}` stride", state.input), state.stride, 1, MAX)?;
@@ -249,6 +261,7 @@ mod tests {
         refused("window = 4", "window = 4\nlook-ahead = 2", "expected no look-back");
         refused("window = 4", "windows = 4", "unknown field `windows`");
         refused("[stages.decoder]", "[stages.decoders]", "unknown field `decoders`");
+        refused("multiple = 8", "multiple = 8\nmemory = 2000", "stages.encoder: expected a halo");
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub struct Stage {
     pub file: String,
     /// Names and shapes of the recurrent state, empty for a stage without memory.
     pub states: Vec<StateManifest>,
+    /// How far the stage sees around a pixel, in input pixels.
+    pub halo: usize,
     /// The graph itself.
     pub graph: Graph,
 }
@@ -137,7 +139,13 @@ impl Source {
             if let Graph::Bytes(bytes) = &graph {
                 check_hash(&stage.file, &stage.sha256, Sha256::digest(bytes).as_slice())?;
             }
-            stages.push(Stage { kind, file: stage.file.clone(), states: stage.state.clone(), graph });
+            stages.push(Stage {
+                kind,
+                file: stage.file.clone(),
+                states: stage.state.clone(),
+                halo: stage.halo.unwrap_or(0),
+                graph,
+            });
         }
         Ok(Package { manifest, stages })
     }

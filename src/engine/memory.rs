@@ -1,0 +1,89 @@
+//! Owns the plan that keeps a stream within a limit of memory: made before the first frame, from the model's manifest.
+
+use super::{Error, tiles::Tiling};
+use crate::{frames::Size, model::Manifest};
+
+/// What ONNX Runtime and a model take before the first frame (measured: 48 MB with the CPU provider, 103 MB with
+/// OpenVINO, for the whole process).
+const BASE: usize = 128 << 20;
+
+/// Smallest core of a tile that is worth its halo, in input pixels along a side.
+const SMALLEST_CORE: usize = 32;
+
+/// Cuts frames of the padded size `size` into tiles if runs of `count` frames would need more than `limit` bytes.
+///
+/// # Errors
+/// If no tile is small enough, or the model does not say what it needs.
+pub(super) fn plan(manifest: &Manifest, size: Size, count: usize, limit: u64) -> Result<Option<Tiling>, Error> {
+    let too_little = |needed: usize, reason: &'static str| Error::Memory {
+        size: format!("{}x{}", size.width, size.height),
+        needed: needed.div_ceil(1 << 20),
+        limit: limit >> 20,
+        reason,
+    };
+    let limit_bytes = usize::try_from(limit).unwrap_or(usize::MAX);
+    let pixels = size.width * size.height;
+    let working = manifest.geometry.memory * count;
+    let held = BASE + pixels * held_per_pixel(manifest, count);
+    if working == 0 {
+        return Err(too_little(
+            held,
+            "the model's manifest has no `geometry.memory`, so it cannot be kept within a limit",
+        ));
+    }
+    let whole = held + pixels * working;
+    if whole <= limit_bytes {
+        return Ok(None);
+    }
+    let multiple = manifest.geometry.multiple;
+    let halo =
+        manifest.stages().map(|(_, stage)| stage.halo.unwrap_or(0)).max().unwrap_or(0).next_multiple_of(multiple);
+    let smallest = (SMALLEST_CORE.next_multiple_of(multiple) + 2 * halo).pow(2) * working;
+    let reason = "raise `max-memory`, or make the frames smaller";
+    let available = limit_bytes.checked_sub(held).filter(|available| *available >= smallest);
+    let available = available.ok_or_else(|| too_little(held + smallest, reason))?;
+    let side = (available / working).isqrt() - 2 * halo;
+    Ok(Some(Tiling { side: side / multiple * multiple, multiple }))
+}
+
+/// Bytes per input pixel that exist for the whole frame: frames in and out (decoded and converted), and the tensors
+/// between stages, old and new.
+fn held_per_pixel(manifest: &Manifest, count: usize) -> usize {
+    let scale = manifest.geometry.scale;
+    let frames = count * 3 + 2 * 3 * scale * scale;
+    let states = manifest.stages().flat_map(|(_, stage)| &stage.state);
+    let states = states.map(|state| 2 * 4 * state.channels / (state.stride * state.stride)).sum::<usize>();
+    // Latents are as large as the state beside them, or smaller than the frames.
+    frames + states + states / 2 + 3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Source;
+
+    const HD: Size = Size { width: 1920, height: 1080 };
+
+    fn compact_s() -> Manifest {
+        Source::Embedded.manifest().unwrap()
+    }
+
+    #[test]
+    fn what_fits_is_not_cut() {
+        let small = Size { width: 320, height: 184 };
+        assert_eq!(plan(&compact_s(), small, 1, 2 << 30).unwrap(), None);
+    }
+
+    #[test]
+    fn tiles_get_smaller_with_the_limit() {
+        let side = |limit| plan(&compact_s(), HD, 1, limit).unwrap().unwrap().side;
+        assert!(side(2 << 30) > side(3 << 29));
+        assert!(side(3 << 29).is_multiple_of(8));
+    }
+
+    #[test]
+    fn a_limit_that_is_too_low_says_what_is_needed() {
+        let message = plan(&compact_s(), HD, 1, 200 << 20).unwrap_err().to_string();
+        assert!(message.contains("1920x1080") && message.contains("200 MiB"), "{message}");
+    }
+}
