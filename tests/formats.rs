@@ -38,12 +38,14 @@ fn each_sample(info: &VideoInfo, strides: &[i32], offsets: &[usize], mut visit: 
     for component in 0..info.n_components() as usize {
         let (width, height) = (info.comp_width(component as u8), info.comp_height(component as u8));
         let plane = info.comp_plane(component as u8) as usize;
+        // GStreamer gives the offset of P010's V in samples, not in bytes.
+        let offset = info.comp_poffset(component as u8) as usize * (info.comp_depth(0) as usize).div_ceil(8);
         for y in 0..height as usize {
             for x in 0..width as usize {
                 let at = offsets[plane]
                     + y * strides[plane] as usize
                     + x * info.comp_pstride(component as u8) as usize
-                    + info.comp_poffset(component as u8) as usize;
+                    + offset;
                 visit(component, at);
             }
         }
@@ -78,7 +80,8 @@ fn coloured(info: &VideoInfo, strides: &[i32], offsets: &[usize], size: usize) -
 #[track_caller]
 fn has_colour(buffer: &gst::Buffer, info: &VideoInfo) {
     let colour = colour(info);
-    let tolerance = if info.comp_depth(0) == 10 { 8 } else { 2 };
+    // RGB of 8 bits lies between.
+    let tolerance = if info.comp_depth(0) == 10 { 4 } else { 1 };
     let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info).unwrap();
     let map = buffer.map_readable().unwrap();
     each_sample(info, frame.plane_stride(), frame.plane_offset(), |component, at| {

@@ -142,6 +142,9 @@ impl<S: Send + 'static> Worker<S> {
     ) -> Result<T, Error> {
         let slot = Arc::new(Mutex::new(None));
         let ticket = Ticket::new(cancel);
+        if ticket.is_cancelled() {
+            return Err(Error::Cancelled);
+        }
         let generation = ticket.generation;
         let job: Job<S> = {
             let slot = Arc::clone(&slot);
@@ -294,10 +297,17 @@ mod tests {
         let worker = Arc::new(Worker::new(Vec::new()));
         let (first, second) = (Arc::<Cancel>::default(), Arc::<Cancel>::default());
         let (go, gone) = mpsc::channel::<()>();
+        let (started, begun) = mpsc::channel();
         let running = thread::spawn({
             let worker = Arc::clone(&worker);
-            move || worker.call(&first, move |_, _| Ok(gone.recv().is_ok()))
+            move || {
+                worker.call(&first, move |_, _| {
+                    started.send(()).unwrap();
+                    Ok(gone.recv().is_ok())
+                })
+            }
         });
+        begun.recv().unwrap();
         let queued = thread::spawn({
             let (worker, second) = (Arc::clone(&worker), Arc::clone(&second));
             move || worker.call(&second, |list, _| Ok(list.push("stale")))

@@ -1,8 +1,9 @@
 //! Owns the conversion between a stream's pixel format and the 8-bit RGB tensors of the engine, done by
-//! `GstVideoConverter` with the stream's own colorimetry. Alpha does not pass through the model: it is scaled beside it.
+//! `GstVideoConverter` and, between YUV and RGB, by `colour` with the stream's own colorimetry. Alpha does not pass through the model: it is scaled beside it.
 
 use gst_video::{VideoFormat, VideoFrameRef, VideoInfo, VideoTransferFunction, prelude::*, video_converter};
 
+use super::colour::Matrix;
 use crate::frames::{self, Size};
 
 /// Converts one stream, from its caps to its caps scaled.
@@ -10,17 +11,24 @@ use crate::frames::{self, Size};
 pub(super) struct Convert {
     input: VideoInfo,
     output: VideoInfo,
-    /// RGB of the input's size.
-    rgb: VideoInfo,
     /// RGB of the output's size, with the rows of the padded tensor.
     rgb_hr: VideoInfo,
-    into_rgb: gst_video::VideoConverter,
-    from_rgb: gst_video::VideoConverter,
-    scratch: gst::Buffer,
+    unpack: Step,
+    pack: Step,
     alpha: Option<Alpha>,
     size: Size,
     padded: Size,
     padded_hr: Size,
+}
+
+/// Between a stream's format and RGB, or the 4:4:4 form that a matrix makes into RGB.
+#[derive(Debug)]
+struct Step {
+    converter: gst_video::VideoConverter,
+    matrix: Option<Matrix>,
+    /// The converter's side of the matrix.
+    between: VideoInfo,
+    scratch: gst::Buffer,
 }
 
 /// Scales the alpha of packed formats.
@@ -55,15 +63,17 @@ impl Convert {
         let padded_hr = padded.scaled(scale);
         let rgb = rgb_like(input, size.rgb_stride())?;
         let rgb_hr = rgb_like(output, padded_hr.rgb_stride())?;
-        let into_rgb = gst_video::VideoConverter::new(input, &rgb, Some(options()))?;
-        let from_rgb = gst_video::VideoConverter::new(&rgb_hr, output, Some(options()))?;
-        let scratch = gst::Buffer::with_size(rgb.size())?;
+        let unpack =
+            Step::new(input, &rgb, |stream, between| gst_video::VideoConverter::new(stream, between, Some(options())))?;
+        let pack = Step::new(output, &rgb_hr, |stream, between| {
+            gst_video::VideoConverter::new(between, stream, Some(options()))
+        })?;
         let alpha = match input.format() {
             VideoFormat::Rgba | VideoFormat::Bgra => Some(Alpha::new(input, output)?),
             _ => None,
         };
         let (input, output) = (input.clone(), output.clone());
-        Ok(Self { input, output, rgb, rgb_hr, into_rgb, from_rgb, scratch, alpha, size, padded, padded_hr })
+        Ok(Self { input, output, rgb_hr, unpack, pack, alpha, size, padded, padded_hr })
     }
 
     /// Size of the tensors that [`Self::read`] makes.
@@ -79,13 +89,21 @@ impl Convert {
     /// Reads an input buffer.
     pub(super) fn read(&mut self, buffer: &gst::BufferRef) -> Result<Converted, glib::BoolError> {
         let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.input)?;
+        let Step { converter, matrix, between, scratch } = &mut self.unpack;
         {
-            let scratch = self.scratch.make_mut();
-            let mut rgb = VideoFrameRef::from_buffer_ref_writable(scratch, &self.rgb)?;
-            self.into_rgb.frame_ref(&frame, &mut rgb);
+            let mut target = VideoFrameRef::from_buffer_ref_writable(scratch.make_mut(), between)?;
+            converter.frame_ref(&frame, &mut target);
         }
-        let rgb = self.scratch.map_readable()?;
-        let tensor = frames::pad(&rgb, self.size.rgb_stride(), self.size, self.padded);
+        let pixels = scratch.map_readable()?;
+        let (size, stride) = (self.size, self.size.rgb_stride());
+        let tensor = match matrix {
+            Some(matrix) => {
+                let mut rgb = vec![0; size.rgb_bytes()];
+                matrix.into_rgb(&pixels, between.stride()[0] as usize, &mut rgb, stride, size);
+                frames::pad(&rgb, stride, size, self.padded)
+            }
+            None => frames::pad(&pixels, stride, size, self.padded),
+        };
         let alpha = self.alpha.as_ref().map(|alpha| alpha.read(&frame, self.size)).transpose()?;
         Ok(Converted { tensor, alpha })
     }
@@ -106,18 +124,47 @@ impl Convert {
 
     /// Writes a decoded tensor, held by a buffer, into an output buffer.
     pub(super) fn write(
-        &self,
+        &mut self,
         tensor: &gst::BufferRef,
         alpha: Option<&gst::BufferRef>,
         buffer: &mut gst::BufferRef,
     ) -> Result<(), glib::BoolError> {
-        let rgb = VideoFrameRef::from_buffer_ref_readable(tensor, &self.rgb_hr)?;
         let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, &self.output)?;
-        self.from_rgb.frame_ref(&rgb, &mut frame);
+        let Step { converter, matrix, between, scratch } = &mut self.pack;
+        match matrix {
+            Some(matrix) => {
+                {
+                    let rgb = tensor.map_readable()?;
+                    let mut pixels = scratch.make_mut().map_writable()?;
+                    let stride = between.stride()[0] as usize;
+                    let size = Size { width: self.output.width() as usize, height: self.output.height() as usize };
+                    matrix.from_rgb(&rgb, self.padded_hr.rgb_stride(), &mut pixels, stride, size);
+                }
+                let pixels = VideoFrameRef::from_buffer_ref_readable(scratch, between)?;
+                converter.frame_ref(&pixels, &mut frame);
+            }
+            None => {
+                let rgb = VideoFrameRef::from_buffer_ref_readable(tensor, &self.rgb_hr)?;
+                converter.frame_ref(&rgb, &mut frame);
+            }
+        }
         match (&self.alpha, alpha) {
             (Some(scaler), Some(alpha)) => scaler.write(alpha, &mut frame),
             _ => Ok(()),
         }
+    }
+}
+
+impl Step {
+    fn new(
+        stream: &VideoInfo,
+        rgb: &VideoInfo,
+        converter: impl FnOnce(&VideoInfo, &VideoInfo) -> Result<gst_video::VideoConverter, glib::BoolError>,
+    ) -> Result<Self, glib::BoolError> {
+        let matrix = Matrix::new(stream)?;
+        let between = matrix.as_ref().map_or(rgb, Matrix::info).clone();
+        let scratch = gst::Buffer::with_size(between.size())?;
+        Ok(Self { converter: converter(stream, &between)?, matrix, between, scratch })
     }
 }
 
@@ -171,7 +218,7 @@ impl Alpha {
     }
 }
 
-/// RGB of the size of `info`, in the same primaries and transfer function, so that the only change is the matrix.
+/// RGB of the size of `info`, in the same primaries and transfer function.
 fn rgb_like(info: &VideoInfo, stride: usize) -> Result<VideoInfo, glib::BoolError> {
     let transfer = match info.colorimetry().transfer() {
         VideoTransferFunction::Unknown => VideoTransferFunction::Srgb,

@@ -1,8 +1,9 @@
 //! The element: everything that knows GStreamer.
 //!
-//! `imp` has the properties and virtual methods, `caps` the negotiation, `convert` the pixel formats.
+//! `imp` has the properties and virtual methods, `caps` the negotiation, `convert` and `colour` the pixel formats.
 
 mod caps;
+mod colour;
 mod convert;
 mod imp;
 mod metas;
