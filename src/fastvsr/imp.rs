@@ -533,6 +533,7 @@ impl VideoFilterImpl for FastVsr {
             let delay = state.as_ref().map_or(0, Streaming::delay) as u64;
             shared.window_delay = frame_duration(input) * delay;
             shared.window_frames = delay as u32 + 1;
+            shared.stats.tile = state.as_ref().and_then(Streaming::tile).unwrap_or(0) as u64;
         }
         *lock(&self.state) = state;
         self.obj().set_passthrough(same_size);

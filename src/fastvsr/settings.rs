@@ -112,7 +112,7 @@ pub(super) static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
             .build(),
         glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
             .nick("Statistics")
-            .blurb("Frames in and out, windows, scene cuts, mean milliseconds a frame per stage, frames a second, provider, model")
+            .blurb("Frames in and out, windows, scene cuts, side of the tiles, mean milliseconds a frame per stage, frames a second, provider, model")
             .read_only()
             .build(),
     ]

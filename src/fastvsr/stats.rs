@@ -13,6 +13,8 @@ const SMOOTHING: u32 = 16;
 pub(super) struct Stats {
     pub(super) frames_in: u64,
     pub(super) frames_out: u64,
+    /// Side of the tiles that frames are cut into, in input pixels; 0 if they are not.
+    pub(super) tile: u64,
     windows: u64,
     cuts: u64,
     stages: Timings,
@@ -55,6 +57,7 @@ impl Stats {
             .field("frames-out", self.frames_out)
             .field("windows", self.windows)
             .field("scene-cuts", self.cuts)
+            .field("tile", self.tile)
             .field("encoder-ms", milliseconds(self.stages.encoder))
             .field("unet-ms", milliseconds(self.stages.unet))
             .field("decoder-ms", milliseconds(self.stages.decoder))
