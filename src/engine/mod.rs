@@ -41,6 +41,8 @@ pub struct Engine {
     pub precision: Precision,
     /// The library that runs it.
     pub library: PathBuf,
+    /// Why the providers that were tried before it do not work here.
+    pub refused: Vec<Error>,
 }
 
 impl Engine {
@@ -71,6 +73,7 @@ impl Engine {
                         provider: *provider,
                         precision,
                         library: runtime.library.clone(),
+                        refused: refusals,
                     });
                 }
                 // Another provider cannot mend a graph that does not fit its manifest.

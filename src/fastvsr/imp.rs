@@ -115,6 +115,9 @@ impl FastVsr {
             engine.precision.nick(),
             engine.library.display()
         );
+        for reason in &engine.refused {
+            gst::info!(CAT, imp = self, "not taken: {reason}");
+        }
         *lock(&self.engine) = Some(Arc::clone(&engine));
         Ok(engine)
     }
