@@ -4,7 +4,11 @@ mod common;
 
 use std::{
     process::Command,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -207,6 +211,53 @@ fn a_storm_of_flushes_and_state_changes_is_weathered() {
 #[test]
 fn a_storm_in_the_middle_of_windows_is_weathered() {
     storm(0x5eed_0002, 3, Duration::from_secs(5));
+}
+
+#[test]
+fn flushes_from_one_thread_do_not_hold_up_a_shutdown_from_another() {
+    let pipeline = slow(1);
+    let pad = pipeline.by_name("vsr").unwrap().static_pad("sink").unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                pad.send_event(gst::event::FlushStart::new());
+                pad.send_event(gst::event::FlushStop::new(false));
+                pad.send_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        });
+        for _ in 0..20 {
+            pipeline.set_state(gst::State::Playing).unwrap();
+            std::thread::sleep(Duration::from_millis(20));
+            timed("READY", AT_ONCE, || change(&pipeline, gst::State::Ready));
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn an_interrupted_run_is_not_logged_as_an_error() {
+    let pipeline = slow(1);
+    gst::log::set_active(true);
+    gst::log::set_default_threshold(gst::DebugLevel::Warning);
+    gst::log::remove_default_log_function();
+    let lines = Arc::<Mutex<Vec<String>>>::default();
+    let log = gst::log::add_log_function({
+        let lines = Arc::clone(&lines);
+        move |category, level, _, _, _, _, message| {
+            if category.name() == "fastvsr" && level <= gst::DebugLevel::Warning {
+                lines.lock().unwrap().push(format!("{level:?}: {:?}", message.get()));
+            }
+        }
+    });
+    play_into_a_run(&pipeline);
+    flush_to(&pipeline, 10);
+    // After this frame the interrupted run is over.
+    wait_for_output(&pipeline);
+    pipeline.set_state(gst::State::Null).unwrap();
+    gst::log::remove_log_function(log);
+    assert_eq!(*lines.lock().unwrap(), Vec::<String>::new());
 }
 
 fn engine(name: &str) -> Arc<Engine> {

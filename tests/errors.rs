@@ -217,6 +217,18 @@ fn a_second_runtime_in_the_same_process() {
 }
 
 #[test]
+fn a_missing_model_after_a_passthrough() {
+    let element = fastvsr("nearest", 1);
+    element.set_property("model", "no-such-model");
+    element.set_property("passthrough", true);
+    let mut rig = Rig::with_caps(&element, &rgb(8, 4));
+    rig.push_flat([0]);
+    element.set_property("passthrough", false);
+    assert!(rig.push(flat(&rgb(8, 4), 1, 0)).is_err());
+    says(&rig.error().unwrap(), &["no-such-model", "expected"]);
+}
+
+#[test]
 fn after_an_error_the_element_can_be_mended() {
     let element = fastvsr("nearest", 1);
     element.set_property("model", "no-such-model");

@@ -76,7 +76,7 @@ fn drains_before<E: Into<gst::Event>>(event: impl FnOnce() -> E, name: &str) {
 
 #[test]
 fn frames_leave_before_eos() {
-    drains_before(|| gst::event::Eos::new(), "eos");
+    drains_before(gst::event::Eos::new, "eos");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 mod common;
 
 use common::*;
-use gst::prelude::*;
-use gst_video::{VideoFormat, VideoFrameExt, VideoFrameRef, VideoInfo};
+
+use gst_video::{VideoFormat, VideoFrameRef, VideoInfo, prelude::*};
 
 const FORMATS: [VideoFormat; 13] = [
     VideoFormat::Rgb,
@@ -250,4 +250,40 @@ fn a_frame_that_is_too_short_is_an_error() {
     assert_eq!(rig.push(gst::Buffer::with_size(10).unwrap()), Err(gst::FlowError::Error));
     let error = rig.error().unwrap();
     assert!(error.contains("does not hold the frame"), "{error}");
+}
+
+#[test]
+fn rows_with_gaps_between_them_are_written_where_downstream_wants_them() {
+    for format in FORMATS {
+        let input = video_info(format, 17, 9);
+        let element = fastvsr("nearest", 1);
+        let pool = gst_video::VideoBufferPool::new();
+        element.static_pad("src").unwrap().add_probe(
+            gst::PadProbeType::QUERY_DOWNSTREAM | gst::PadProbeType::PUSH,
+            move |_, probe| {
+                if let Some(gst::PadProbeData::Query(query)) = &mut probe.data
+                    && let gst::QueryViewMut::Allocation(query) = query.view_mut()
+                {
+                    let caps = query.get_owned().0.unwrap();
+                    let mut config = pool.config();
+                    config.set_params(Some(&caps), info(&caps).size() as u32, 0, 0);
+                    config.add_option(gst_video::BUFFER_POOL_OPTION_VIDEO_META.as_ref());
+                    config.add_option(gst_video::BUFFER_POOL_OPTION_VIDEO_ALIGNMENT.as_ref());
+                    config.set_video_alignment(&gst_video::VideoAlignment::new(4, 6, 10, 22, &[15; 4]));
+                    pool.set_config(config).unwrap();
+                    query.add_allocation_meta::<gst_video::VideoMeta>(None);
+                    query.add_allocation_pool(Some(&pool), info(&caps).size() as u32, 0, 0);
+                    return gst::PadProbeReturn::Handled;
+                }
+                gst::PadProbeReturn::Ok
+            },
+        );
+        let mut rig = Rig::with_caps(&element, &input.to_caps().unwrap());
+        rig.push(coloured(&input, input.stride(), input.offset(), input.size())).unwrap();
+        let output = info(&rig.output_caps());
+        let frames = rig.frames();
+        let meta = frames[0].meta::<gst_video::VideoMeta>().unwrap();
+        assert_ne!(meta.stride()[0], output.stride()[0], "{format}: the pool was not used");
+        has_colour(&frames[0], &output);
+    }
 }

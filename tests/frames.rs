@@ -172,6 +172,7 @@ enum Step {
     Gap,
     Tag,
     Segment,
+    Caps,
     Flush,
     Eos,
 }
@@ -185,6 +186,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Gap),
         1 => Just(Step::Tag),
         1 => Just(Step::Segment),
+        1 => Just(Step::Caps),
         1 => Just(Step::Flush),
         1 => Just(Step::Eos),
     ]
@@ -192,7 +194,8 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn check_stream(model: &str, window: u32, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut rig = Rig::new(model, window);
-    let caps = rgb(8, 4);
+    let sizes = [rgb(8, 4), rgb(5, 7)];
+    let mut size = 0;
     let mut pushed = Vec::new();
     // Frames pushed before the last drain: what a flush can no longer take back.
     let mut safe = 0;
@@ -204,7 +207,7 @@ fn check_stream(model: &str, window: u32, steps: &[Step]) -> Result<(), TestCase
         }
         match step {
             Step::Frame { pts, duration, discont, gap } => {
-                let mut buffer = flat(&caps, n as u64, n as u8);
+                let mut buffer = flat(&sizes[size], n as u64, n as u8);
                 let frame = buffer.make_mut();
                 frame.set_pts(pts.map(gst::ClockTime::from_nseconds));
                 frame.set_duration(duration.map(gst::ClockTime::from_nseconds));
@@ -215,7 +218,7 @@ fn check_stream(model: &str, window: u32, steps: &[Step]) -> Result<(), TestCase
                 if *gap {
                     frame.set_flags(gst::BufferFlags::GAP);
                 }
-                pushed.push((carried(&buffer), n as u8));
+                pushed.push((carried(&buffer), n as u8, size));
                 prop_assert_eq!(rig.push(buffer), Ok(gst::FlowSuccess::Ok));
             }
             Step::Gap => {
@@ -227,6 +230,11 @@ fn check_stream(model: &str, window: u32, steps: &[Step]) -> Result<(), TestCase
                 let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
                 segment.set_start(FRAME * n as u64);
                 prop_assert!(rig.event(gst::event::Segment::new(&segment)));
+                safe = pushed.len();
+            }
+            Step::Caps => {
+                size = 1 - size;
+                prop_assert!(rig.event(gst::event::Caps::new(&sizes[size])));
                 safe = pushed.len();
             }
             Step::Flush => {
@@ -252,12 +260,12 @@ fn check_stream(model: &str, window: u32, steps: &[Step]) -> Result<(), TestCase
     check_frames(&out, &pushed)
 }
 
-fn check_frames(out: &[Out], expected: &[(impl PartialEq + std::fmt::Debug, u8)]) -> Result<(), TestCaseError> {
+fn check_frames(out: &[Out], expected: &[(impl std::fmt::Debug, u8, usize)]) -> Result<(), TestCaseError> {
     prop_assert_eq!(out.len(), expected.len());
-    for (out, (wanted, brightness)) in out.iter().zip(expected) {
+    for (out, (wanted, brightness, size)) in out.iter().zip(expected) {
         let Out::Frame(buffer) = out else { unreachable!("only frames were kept") };
         prop_assert_eq!(format!("{:?}", carried(buffer)), format!("{wanted:?}"));
-        prop_assert_eq!(level(buffer, &rgb(32, 16)), *brightness);
+        prop_assert_eq!(level(buffer, &[rgb(32, 16), rgb(20, 28)][*size]), *brightness);
     }
     Ok(())
 }

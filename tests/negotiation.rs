@@ -15,12 +15,11 @@ fn caps(text: &str) -> gst::Caps {
 /// Everything but the size stays.
 #[track_caller]
 fn passes(fields: &str) {
-    let input = caps(&format!(
+    let mut input = caps(
         "video/x-raw,format=I420,width=20,height=12,interlace-mode=progressive,pixel-aspect-ratio=1/1,\
-         framerate=25/1,colorimetry=bt601,chroma-site=jpeg"
-    ));
+         framerate=25/1,colorimetry=bt601,chroma-site=jpeg",
+    );
     let overrides = gst::Structure::from_str(&format!("video/x-raw,{fields}")).unwrap();
-    let mut input = input;
     for (name, value) in overrides.iter() {
         input.make_mut().structure_mut(0).unwrap().set_value(name, value.clone());
     }
@@ -257,4 +256,29 @@ fn a_model_of_another_scale_is_used_after_a_passthrough_too() {
     rig.push_flat([2]);
     assert_eq!(rig.output_caps(), rgb(16, 8));
     assert_eq!(rig.levels(), [2]);
+}
+
+#[test]
+fn another_size_wanted_downstream_in_the_middle_loses_nothing() {
+    let pipeline = Pipeline::new(&format!(
+        "videotestsrc num-buffers=40 ! videoscale ! fastvsr execution-provider=cpu window=4 model={} ! \
+         capsfilter name=filter caps-change-mode=delayed caps=video/x-raw,width=64,height=64 ! fakesink name=sink",
+        model("nearest").display()
+    ));
+    let widths = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let pad = pipeline.by_name("sink").unwrap().static_pad("sink").unwrap();
+    let filter = pipeline.by_name("filter").unwrap();
+    let seen = std::sync::Arc::clone(&widths);
+    pad.add_probe(gst::PadProbeType::BUFFER, move |pad, _| {
+        let mut seen = seen.lock().unwrap();
+        seen.push(info(&pad.current_caps().unwrap()).width());
+        if seen.len() == 10 {
+            filter.set_property("caps", caps("video/x-raw,width=96,height=96"));
+        }
+        gst::PadProbeReturn::Ok
+    });
+    pipeline.run();
+    let widths = widths.lock().unwrap();
+    assert_eq!(widths.len(), 40);
+    assert!(widths.is_sorted() && widths[0] == 64 && widths[39] == 96, "{widths:?}");
 }

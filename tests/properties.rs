@@ -249,8 +249,8 @@ fn passthrough_in_a_real_pipeline_loses_nothing() {
     let count = AtomicU32::new(0);
     vsr.static_pad("sink").unwrap().add_probe(gst::PadProbeType::BUFFER, move |_, _| {
         let count = count.fetch_add(1, Ordering::Relaxed) + 1;
-        if count % 7 == 0 {
-            toggled.upgrade().unwrap().set_property("passthrough", count % 14 == 0);
+        if count.is_multiple_of(7) {
+            toggled.upgrade().unwrap().set_property("passthrough", count.is_multiple_of(14));
         }
         gst::PadProbeReturn::Ok
     });

@@ -247,7 +247,11 @@ mod tests {
         let worker = Worker::new(Vec::new());
         let cancel = Arc::default();
         for n in 0..5 {
-            worker.call(&cancel, move |list, _| Ok(list.push(n))).unwrap();
+            let job = move |list: &mut Vec<_>, _: &Ticket| {
+                list.push(n);
+                Ok(())
+            };
+            worker.call(&cancel, job).unwrap();
         }
         assert_eq!(worker.call(&cancel, |list, _| Ok(list.clone())).unwrap(), [0, 1, 2, 3, 4]);
     }
@@ -310,7 +314,11 @@ mod tests {
         begun.recv().unwrap();
         let queued = thread::spawn({
             let (worker, second) = (Arc::clone(&worker), Arc::clone(&second));
-            move || worker.call(&second, |list, _| Ok(list.push("stale")))
+            let stale = |list: &mut Vec<_>, _: &Ticket| {
+                list.push("stale");
+                Ok(())
+            };
+            move || worker.call(&second, stale)
         });
         thread::sleep(Duration::from_millis(50));
         second.cancel();
@@ -352,7 +360,11 @@ mod tests {
         let (leaves, stays) = (Arc::<Cancel>::default(), Arc::<Cancel>::default());
         let slow = thread::spawn({
             let (worker, leaves) = (Arc::clone(&worker), Arc::clone(&leaves));
-            move || worker.call(&leaves, |_, _| Ok(thread::sleep(Duration::from_millis(100))))
+            let job = |_: &mut (), _: &Ticket| {
+                thread::sleep(Duration::from_millis(100));
+                Ok(())
+            };
+            move || worker.call(&leaves, job)
         });
         thread::sleep(Duration::from_millis(20));
         leaves.cancel();

@@ -69,7 +69,7 @@ impl Matrix {
     }
 
     /// Converts rows of the 4:4:4 form into rows of RGB. Strides are in bytes.
-    pub(super) fn into_rgb(&self, yuv: &[u8], yuv_stride: usize, rgb: &mut [u8], rgb_stride: usize, size: Size) {
+    pub(super) fn write_rgb(&self, yuv: &[u8], yuv_stride: usize, rgb: &mut [u8], rgb_stride: usize, size: Size) {
         for (yuv, rgb) in yuv.chunks(yuv_stride).zip(rgb.chunks_mut(rgb_stride)).take(size.height) {
             let rgb = rgb[..size.rgb_stride()].chunks_exact_mut(RGB);
             if self.deep {
@@ -88,7 +88,7 @@ impl Matrix {
     }
 
     /// Converts rows of RGB into rows of the 4:4:4 form. Strides are in bytes.
-    pub(super) fn from_rgb(&self, rgb: &[u8], rgb_stride: usize, yuv: &mut [u8], yuv_stride: usize, size: Size) {
+    pub(super) fn write_yuv(&self, rgb: &[u8], rgb_stride: usize, yuv: &mut [u8], yuv_stride: usize, size: Size) {
         for (rgb, yuv) in rgb.chunks(rgb_stride).zip(yuv.chunks_mut(yuv_stride)).take(size.height) {
             let rgb = rgb[..size.rgb_stride()].chunks_exact(RGB);
             if self.deep {
@@ -136,11 +136,11 @@ mod tests {
     fn both_ways(colorimetry: &str, yuv: [u8; 3], rgb: [u8; 3]) {
         let matrix = matrix(VideoFormat::I420, colorimetry);
         let mut got = [0; 3];
-        matrix.into_rgb(&[255, yuv[0], yuv[1], yuv[2]], 4, &mut got, 3, ONE);
+        matrix.write_rgb(&[255, yuv[0], yuv[1], yuv[2]], 4, &mut got, 3, ONE);
         let close = got.iter().zip(rgb).all(|(got, wanted)| got.abs_diff(wanted) <= 1);
         assert!(close, "{colorimetry}: RGB of {yuv:?}: expected {rgb:?}, got {got:?}");
         let mut got = [0; 4];
-        matrix.from_rgb(&rgb, 3, &mut got, 4, ONE);
+        matrix.write_yuv(&rgb, 3, &mut got, 4, ONE);
         assert_eq!(got, [255, yuv[0], yuv[1], yuv[2]], "{colorimetry}: YUV of {rgb:?}");
     }
 
@@ -162,9 +162,9 @@ mod tests {
             for y in 16..=235 {
                 let matrix = matrix(VideoFormat::I420, colorimetry);
                 let (mut rgb, mut back) = ([0; 3], [0; 4]);
-                matrix.into_rgb(&[255, y, 128, 128], 4, &mut rgb, 3, ONE);
+                matrix.write_rgb(&[255, y, 128, 128], 4, &mut rgb, 3, ONE);
                 assert!(rgb[0] == rgb[1] && rgb[1] == rgb[2], "{rgb:?}");
-                matrix.from_rgb(&rgb, 3, &mut back, 4, ONE);
+                matrix.write_yuv(&rgb, 3, &mut back, 4, ONE);
                 assert_eq!(back, [255, y, 128, 128]);
             }
         }
@@ -176,10 +176,10 @@ mod tests {
         let spread = |value: u32| ((value << 6 | value >> 4) as u16).to_ne_bytes();
         let (white, zero) = (spread(940), spread(512));
         let mut rgb = [0; 3];
-        matrix.into_rgb(&[[255, 255], white, zero, zero].concat(), 8, &mut rgb, 3, ONE);
+        matrix.write_rgb(&[[255, 255], white, zero, zero].concat(), 8, &mut rgb, 3, ONE);
         assert_eq!(rgb, [255; 3]);
         let mut back = [0; 8];
-        matrix.from_rgb(&rgb, 3, &mut back, 8, ONE);
+        matrix.write_yuv(&rgb, 3, &mut back, 8, ONE);
         let ten = |n: usize| u16::from_ne_bytes([back[2 * n], back[2 * n + 1]]) >> 6;
         assert_eq!([ten(1), ten(2), ten(3)], [940, 512, 512]);
     }

@@ -99,7 +99,7 @@ impl Convert {
         let tensor = match matrix {
             Some(matrix) => {
                 let mut rgb = vec![0; size.rgb_bytes()];
-                matrix.into_rgb(&pixels, between.stride()[0] as usize, &mut rgb, stride, size);
+                matrix.write_rgb(&pixels, between.stride()[0] as usize, &mut rgb, stride, size);
                 frames::pad(&rgb, stride, size, self.padded)
             }
             None => frames::pad(&pixels, stride, size, self.padded),
@@ -138,7 +138,7 @@ impl Convert {
                     let mut pixels = scratch.make_mut().map_writable()?;
                     let stride = between.stride()[0] as usize;
                     let size = Size { width: self.output.width() as usize, height: self.output.height() as usize };
-                    matrix.from_rgb(&rgb, self.padded_hr.rgb_stride(), &mut pixels, stride, size);
+                    matrix.write_yuv(&rgb, self.padded_hr.rgb_stride(), &mut pixels, stride, size);
                 }
                 let pixels = VideoFrameRef::from_buffer_ref_readable(scratch, between)?;
                 converter.frame_ref(&pixels, &mut frame);

@@ -65,6 +65,8 @@ pub struct FastVsr {
     state: Mutex<Option<Streaming>>,
     shared: Mutex<Shared>,
     cancel: Arc<Cancel>,
+    /// Whether the element is on its way to READY: a flush that ends now must not let the streaming thread wait again.
+    stopping: AtomicBool,
     /// Whether the base class will mark the next frame that it pushes as a discontinuity.
     marks_next: AtomicBool,
 }
@@ -333,6 +335,7 @@ impl ElementImpl for FastVsr {
     fn change_state(&self, transition: gst::StateChange) -> Result<gst::StateChangeSuccess, gst::StateChangeError> {
         // Before the parent: it waits for the streaming thread, which waits for the engine.
         if transition == gst::StateChange::PausedToReady {
+            self.stopping.store(true, Ordering::SeqCst);
             self.cancel.cancel();
         }
         self.parent_change_state(transition)
@@ -345,6 +348,7 @@ impl BaseTransformImpl for FastVsr {
     const TRANSFORM_IP_ON_PASSTHROUGH: bool = false;
 
     fn start(&self) -> Result<(), gst::ErrorMessage> {
+        self.stopping.store(false, Ordering::SeqCst);
         self.cancel.reset();
         *lock(&self.shared) = Shared::default();
         if lock(&self.settings).passthrough {
@@ -421,6 +425,9 @@ impl BaseTransformImpl for FastVsr {
             EventView::FlushStop(_) => {
                 self.forget();
                 self.cancel.reset();
+                if self.stopping.load(Ordering::SeqCst) {
+                    self.cancel.cancel();
+                }
             }
             EventView::Segment(segment) => {
                 self.drain_before("SEGMENT");
