@@ -141,7 +141,7 @@ impl Sessions {
         let mut stages: Vec<Loaded> = Vec::with_capacity(package.stages.len());
         for stage in &package.stages {
             let mut builder = Session::builder(environment)
-                .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::Level3)?))
+                .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::All)?))
                 .and_then(|builder| Ok(builder.with_execution_providers(&providers)?))
                 .map_err(|err| refuse(&err))?;
             let session = match &stage.graph {
