@@ -3,6 +3,8 @@
 //! `GstVideoConverter` has one too, but at 8 bits it cuts off where it should round: white comes back as 233 of 235, and
 //! everything else is as much too dark. It still does what it does exactly: planes, chroma subsampling, bit depths.
 
+use std::thread::{available_parallelism, scope};
+
 use gst_video::{VideoFormat, VideoInfo};
 
 use crate::frames::{RGB, Size};
@@ -70,8 +72,9 @@ impl Matrix {
 
     /// Converts rows of the 4:4:4 form into rows of RGB. Strides are in bytes.
     pub(super) fn write_rgb(&self, yuv: &[u8], yuv_stride: usize, rgb: &mut [u8], rgb_stride: usize, size: Size) {
-        for (yuv, rgb) in yuv.chunks(yuv_stride).zip(rgb.chunks_mut(rgb_stride)).take(size.height) {
-            let rgb = rgb[..size.rgb_stride()].chunks_exact_mut(RGB);
+        let row = size.rgb_stride();
+        in_bands(yuv, yuv_stride, rgb, rgb_stride, size, |yuv, rgb| {
+            let rgb = rgb[..row].chunks_exact_mut(RGB);
             if self.deep {
                 for (rgb, yuv) in rgb.zip(yuv.chunks_exact(8)) {
                     let sample = |n: usize| f32::from(u16::from_ne_bytes([yuv[2 * n], yuv[2 * n + 1]]));
@@ -84,13 +87,14 @@ impl Matrix {
                     rgb.copy_from_slice(&[r as u8, g as u8, b as u8]);
                 }
             }
-        }
+        });
     }
 
     /// Converts rows of RGB into rows of the 4:4:4 form. Strides are in bytes.
     pub(super) fn write_yuv(&self, rgb: &[u8], rgb_stride: usize, yuv: &mut [u8], yuv_stride: usize, size: Size) {
-        for (rgb, yuv) in rgb.chunks(rgb_stride).zip(yuv.chunks_mut(yuv_stride)).take(size.height) {
-            let rgb = rgb[..size.rgb_stride()].chunks_exact(RGB);
+        let row = size.rgb_stride();
+        in_bands(rgb, rgb_stride, yuv, yuv_stride, size, |rgb, yuv| {
+            let rgb = rgb[..row].chunks_exact(RGB);
             if self.deep {
                 for (rgb, yuv) in rgb.zip(yuv.chunks_exact_mut(8)) {
                     let values = apply(&self.from_rgb, [rgb[0].into(), rgb[1].into(), rgb[2].into()]);
@@ -105,8 +109,42 @@ impl Matrix {
                     yuv.copy_from_slice(&[u8::MAX, y as u8, u as u8, v as u8]);
                 }
             }
-        }
+        });
     }
+}
+
+/// Frames from this size on, in pixels, are worth a thread for every core.
+const LARGE: usize = 1 << 18;
+
+/// How many threads convert a frame.
+pub(super) fn threads(size: Size) -> usize {
+    if size.width * size.height < LARGE { 1 } else { available_parallelism().map_or(1, usize::from) }
+}
+
+/// Calls `convert` with each row of `from` and the row of `to` that it becomes, in as many threads as are worth it: the
+/// engine stands still meanwhile.
+fn in_bands(
+    from: &[u8],
+    from_stride: usize,
+    to: &mut [u8],
+    to_stride: usize,
+    size: Size,
+    convert: impl Fn(&[u8], &mut [u8]) + Sync,
+) {
+    let rows = size.height.div_ceil(threads(size));
+    let bands = from.chunks(from_stride * rows).zip(to.chunks_mut(to_stride * rows)).enumerate();
+    let band = |first: usize, from: &[u8], to: &mut [u8]| {
+        let rows = rows.min(size.height.saturating_sub(first));
+        from.chunks(from_stride).zip(to.chunks_mut(to_stride)).take(rows).for_each(|(from, to)| convert(from, to));
+    };
+    scope(|scope| {
+        for (n, (from, to)) in bands {
+            match n {
+                0 if rows == size.height => band(0, from, to),
+                _ => drop(scope.spawn(move || band(n * rows, from, to))),
+            }
+        }
+    });
 }
 
 /// The product, ready to be cut to an integer: a cast cuts off, and keeps what is out of range at its limit. Four wide, so
@@ -182,5 +220,20 @@ mod tests {
         matrix.write_yuv(&rgb, 3, &mut back, 8, ONE);
         let ten = |n: usize| u16::from_ne_bytes([back[2 * n], back[2 * n + 1]]) >> 6;
         assert_eq!([ten(1), ten(2), ten(3)], [940, 512, 512]);
+    }
+
+    #[test]
+    fn large_frames_are_converted_whole_by_several_threads() {
+        let matrix = matrix(VideoFormat::I420, "bt709");
+        let size = Size { width: 640, height: 643 };
+        let row = Size { height: 1, ..size };
+        let (stride, yuv_stride) = (size.rgb_stride() + 6, size.width * 4);
+        let rgb: Vec<u8> = (0..stride * size.height).map(|n| (n * 7 + n / stride) as u8).collect();
+        let (mut whole, mut by_rows) = (vec![0; yuv_stride * size.height], vec![0; yuv_stride * size.height]);
+        matrix.write_yuv(&rgb, stride, &mut whole, yuv_stride, size);
+        for (rgb, yuv) in rgb.chunks(stride).zip(by_rows.chunks_mut(yuv_stride)) {
+            matrix.write_yuv(rgb, stride, yuv, yuv_stride, row);
+        }
+        assert!(whole == by_rows);
     }
 }

@@ -1,9 +1,10 @@
 //! Owns the conversion between a stream's pixel format and the 8-bit RGB tensors of the engine, done by
-//! `GstVideoConverter` and, between YUV and RGB, by `colour` with the stream's own colorimetry. Alpha does not pass through the model: it is scaled beside it.
+//! `GstVideoConverter` and, between YUV and RGB, by `colour` with the stream's own colorimetry. Alpha does not pass
+//! through the model: it is scaled beside it.
 
 use gst_video::{VideoFormat, VideoFrameRef, VideoInfo, VideoTransferFunction, prelude::*, video_converter};
 
-use super::colour::Matrix;
+use super::colour::{self, Matrix};
 use crate::frames::{self, Size};
 
 /// Converts one stream, from its caps to its caps scaled.
@@ -63,10 +64,11 @@ impl Convert {
         let padded_hr = padded.scaled(scale);
         let rgb = rgb_like(input, size.rgb_stride())?;
         let rgb_hr = rgb_like(output, padded_hr.rgb_stride())?;
-        let unpack =
-            Step::new(input, &rgb, |stream, between| gst_video::VideoConverter::new(stream, between, Some(options())))?;
+        let unpack = Step::new(input, &rgb, |stream, between| {
+            gst_video::VideoConverter::new(stream, between, Some(options(stream)))
+        })?;
         let pack = Step::new(output, &rgb_hr, |stream, between| {
-            gst_video::VideoConverter::new(between, stream, Some(options()))
+            gst_video::VideoConverter::new(between, stream, Some(options(stream)))
         })?;
         let alpha = match input.format() {
             VideoFormat::Rgba | VideoFormat::Bgra => Some(Alpha::new(input, output)?),
@@ -174,7 +176,7 @@ impl Alpha {
             VideoInfo::builder(VideoFormat::Gray8, info.width(), info.height()).fps(info.fps()).build()
         };
         let (gray, gray_hr) = (gray(input)?, gray(output)?);
-        let scale = gst_video::VideoConverter::new(&gray, &gray_hr, Some(options()))?;
+        let scale = gst_video::VideoConverter::new(&gray, &gray_hr, Some(options(output)))?;
         // Alpha is the last component of both formats, and the last byte of a pixel in both.
         let channel = input.comp_poffset(3) as usize;
         Ok(Self { channel, gray, gray_hr, scale })
@@ -240,9 +242,11 @@ fn rgb_like(info: &VideoInfo, stride: usize) -> Result<VideoInfo, glib::BoolErro
         .build()
 }
 
-fn options() -> video_converter::VideoConverterConfig {
+fn options(info: &VideoInfo) -> video_converter::VideoConverterConfig {
+    let size = Size { width: info.width() as usize, height: info.height() as usize };
     let mut config = video_converter::VideoConverterConfig::new();
     // Dither would be noise for the model to sharpen.
     config.set_dither_method(gst_video::VideoDitherMethod::None);
+    config.set_threads(colour::threads(size) as u32);
     config
 }
