@@ -235,10 +235,14 @@ class Decoder(nn.Module):
         self.up3 = Up(size.trunk, size.wide)
         self.conv_out = conv(size.wide, 3, 0.02)
 
-    def features(self, denoised, frames=None):
-        """What needs no memory below the LR grid: [N, trunk, H, W]. Without frames it is the plain decoder of a VAE."""
+    def features(self, denoised, frames=None, keep=1.0):
+        """What needs no memory below the LR grid: [N, trunk, H, W]. Without frames it is the plain decoder of a VAE.
+
+        `keep` [N, 1, 1, 1], zeros and ones, drops the condition of some frames in training. They have to come out of the latent
+        alone, which is what keeps the encoder and the UNet from withering beside the easier path.
+        """
         x = self.up2(self.blocks1(self.up1(self.mid(self.conv_in(denoised)))))
-        return x if frames is None else x + self.condition(pad_edges(centred(frames), 1))
+        return x if frames is None else x + keep * self.condition(pad_edges(centred(frames), 1))
 
     def step(self, features, state):
         """The recurrent part, at the LR grid: features, state -> trunk output, new state."""
@@ -312,17 +316,17 @@ class FastVSR(nn.Module):
             out.append(denoised)
         return torch.stack(out, 1)
 
-    def decode(self, denoised, frames, at_lr=False):
+    def decode(self, denoised, frames, at_lr=False, keep=1.0):
         """[B, T, C, h, w], [B, T, 3, H, W] -> [B, T, 3, 4H, 4W], or [B, T, 48, H, W] in the order of `to_lr_grid`."""
-        shape = frames.shape[:2]
-        features = self.decoder.features(denoised.flatten(0, 1), frames.flatten(0, 1)).unflatten(0, shape)
+        shape, flat = frames.shape[:2], frames.flatten(0, 1)
+        features = self.decoder.features(denoised.flatten(0, 1), flat, keep).unflatten(0, shape)
         state, trunk = torch.zeros_like(features[:, 0]), []
         for frame in features.unbind(1):
             x, state = self.decoder.step(frame, state)
             trunk.append(x)
         tail = self.decoder.image_at_lr if at_lr else self.decoder.image
-        return tail(torch.stack(trunk, 1).flatten(0, 1), frames.flatten(0, 1)).unflatten(0, shape)
+        return tail(torch.stack(trunk, 1).flatten(0, 1), flat).unflatten(0, shape)
 
-    def forward(self, frames, at_lr=False):
+    def forward(self, frames, at_lr=False, keep=1.0):
         latent = self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        return self.decode(self.denoise(latent), frames, at_lr)
+        return self.decode(self.denoise(latent), frames, at_lr, keep)

@@ -124,8 +124,9 @@ def denoise_loss(lr, hr):
 
 def video_loss(lr, hr):
     """(c), (d) Pixels on every frame; the perceptual and the lower-bound-guided terms on one frame of each clip."""
+    keep = torch.rand(len(lr), 1, 1, 1, device=args.device) >= data.get("drop_condition", 0)
     with torch.autocast(args.device, torch.bfloat16):
-        sr = net(to_tensor(lr), at_lr=True)
+        sr = net(to_tensor(lr), at_lr=True, keep=keep.repeat_interleave(lr.shape[1], 0))
     target = to_target(hr)
     loss = loss_weights["pixel"] * F.smooth_l1_loss(sr.float(), target, beta=0.004)
     if loss_weights["perceptual"] or guidance:
