@@ -20,18 +20,24 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from .networks import FastVSR, Up, bilinear_filter, fold_copy, fold_shuffle, skip_filter
+from .networks import FastVSR, Up, bilinear_filter, fold_copy, fold_shuffle, pad_edges, skip_filter
 
 OPSET = 17
 VERSION = "0.1.0"
+
+# Working memory of the hungriest stage in bytes per LR pixel: what the process took at 1920x1080 with the CPU provider,
+# less what it holds for the whole frame.
+MEMORY = {"compact-s": 3000}
 
 
 def to_nchw(frames):
     return frames.permute(0, 3, 1, 2).float()
 
 
-def edge_conv(x, weight):
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), "replicate"), weight)
+def on_pixels(layer):
+    """Weight and bias of a convolution on `centred` values, for 8-bit pixels: 4 p / 255 - 2."""
+    weight = layer.weight.detach()
+    return weight * 4 / 255, layer.bias.detach() - 2 * weight.sum((1, 2, 3))
 
 
 class EncoderGraph(nn.Module):
@@ -40,12 +46,13 @@ class EncoderGraph(nn.Module):
     def __init__(self, net):
         super().__init__()
         self.encoder = net
-        self.register_buffer("upscale", bilinear_filter(2))
-        self.register_buffer("stem", net.stem.weight.detach() / 255)
+        self.stem, self.stem_bias = on_pixels(net.stem)
+        self.upscale = bilinear_filter(2)
 
     def forward(self, frames):
         net = self.encoder
-        x = F.relu(F.conv2d(edge_conv(to_nchw(frames), self.upscale), self.stem, net.stem.bias, padding=1))
+        x = F.conv2d(pad_edges(to_nchw(frames), 2), self.upscale)
+        x = F.relu(F.conv2d(x, self.stem, self.stem_bias))
         return net.blocks2(net.down2(net.blocks1(net.down1(x))))
 
 
@@ -55,18 +62,17 @@ class DecoderGraph(nn.Module):
     def __init__(self, net):
         super().__init__()
         self.decoder = net
-        self.register_buffer("skip", skip_filter())
-        self.register_buffer("condition", net.condition.weight.detach() / 255)
-        self.register_buffer("out", 255 * fold_shuffle(fold_copy(net.conv_out.weight.detach())))
-        self.register_buffer("out_bias", 255 * net.conv_out.bias.detach().repeat_interleave(4) + 0.5)
+        self.skip = skip_filter()
+        self.condition, self.condition_bias = on_pixels(net.condition)
+        self.out = 255 * fold_shuffle(fold_copy(net.conv_out.weight.detach()))
+        self.out_bias = 255 * net.conv_out.bias.detach().repeat_interleave(4) + 0.5
 
     def forward(self, denoised, frames, state):
-        net, frames = self.decoder, to_nchw(frames)
+        net, padded = self.decoder, pad_edges(to_nchw(frames), 1)
         x = net.up2(net.blocks1(net.up1(net.mid(net.conv_in(denoised)))))
-        x = x + F.conv2d(frames, self.condition, net.condition.bias, padding=1)
-        x, state = net.step(x, state)
+        x, state = net.step(x + F.conv2d(padded, self.condition, self.condition_bias), state)
         x = F.conv2d(F.relu(net.up3(x)), self.out, self.out_bias, padding=1)
-        x = x + F.pixel_shuffle(edge_conv(frames, self.skip), 2)
+        x = x + F.pixel_shuffle(F.conv2d(padded, self.skip), 2)
         x = F.pixel_shuffle(x, 2).clamp(0, 255).to(torch.uint8)
         return x.permute(0, 2, 3, 1), state
 
@@ -87,11 +93,11 @@ def store_half(model):
 def tidy(model):
     """Make every Pad's widths a constant (the tracer computes them by a chain of nodes) and drop what nothing reads any more."""
     graph = model.graph
+    width = 2 if graph.output[0].name == "latent" else 1
     for node in graph.node:
         if node.op_type == "Pad":
             node.input[1] = "edge_pads"
-    if any(node.op_type == "Pad" for node in graph.node):
-        graph.initializer.append(numpy_helper.from_array(np.array([0, 0, 1, 1] * 2, np.int64), "edge_pads"))
+    graph.initializer.append(numpy_helper.from_array(np.array([0, 0, width, width] * 2, np.int64), "edge_pads"))
     while True:
         read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
         dead = [node for node in graph.node if not read.intersection(node.output)]
@@ -105,7 +111,7 @@ def tidy(model):
     del graph.value_info[:]
 
 
-def export_graph(module, inputs, names, outputs, axes, path):
+def export_graph(module, inputs, names, outputs, axes, path, half):
     torch.onnx.export(
         module,
         inputs,
@@ -122,10 +128,42 @@ def export_graph(module, inputs, names, outputs, axes, path):
         if 0 not in axes[output.name]:
             first.dim_value = 1
     tidy(model)
-    store_half(model)
+    if half:
+        store_half(model)
     model.ir_version = min(model.ir_version, 8)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+
+
+BLOCK = 8  # tiles of the element have their edges at multiples of this, in LR pixels
+
+
+def reach(stage, channels, strides, size=160):
+    """How far a stage sees around a tile's core, in LR pixels: the reach of the gradient of one block of its output.
+
+    `channels` and `strides` (LR pixels per cell) of the stage's inputs; it returns the output first.
+    """
+    inputs = [torch.rand(1, c, size // s, size // s, requires_grad=True) for c, s in zip(channels, strides, strict=True)]
+    output = stage(*inputs)
+    output = output[0] if isinstance(output, tuple) else output
+    low, high = size // 2, size // 2 + BLOCK
+    cells = slice(low * output.shape[-1] // size, high * output.shape[-1] // size)
+    output[..., cells, cells].sum().backward()
+    far = 0
+    for tensor, stride in zip(inputs, strides, strict=True):
+        rows = tensor.grad.abs().sum((0, 1, 3)).nonzero()
+        far = max(far, low - int(rows.min()) * stride, (int(rows.max()) + 1) * stride - high)
+    return -(-far // BLOCK) * BLOCK
+
+
+def halos(net):
+    """`reach` of the three stages."""
+    size = net.size
+    return {
+        "encoder": reach(net.encoder, [3], [1]),
+        "unet": reach(net.unet, [size.latent] * 2, [4, 4]),
+        "decoder": reach(net.decoder, [size.latent, 3, size.trunk], [4, 1, 1]),
+    }
 
 
 MANIFEST = """\
@@ -139,10 +177,11 @@ description = "{description}"
 scale = 4
 encoder-stride = 8
 decoder-stride = 16
-multiple = 8
+multiple = {block}
+memory = {memory}
 
 [time]
-window = 4
+window = 1
 minimum = 1
 multiple = 1
 first-extra = 0
@@ -151,10 +190,12 @@ look-ahead = 0
 
 [stages.encoder]
 file = "encoder.onnx"
+halo = {halo[encoder]}
 sha256 = "{encoder}"
 
 [stages.unet]
 file = "unet.onnx"
+halo = {halo[unet]}
 sha256 = "{unet}"
 
 [[stages.unet.state]]
@@ -165,6 +206,7 @@ stride = 4
 
 [stages.decoder]
 file = "decoder.onnx"
+halo = {halo[decoder]}
 sha256 = "{decoder}"
 
 [[stages.decoder.state]]
@@ -175,11 +217,12 @@ stride = 1
 """
 
 
-def export_package(net, name, folder, description):
+def export_package(net, name, folder, description, half=True):
     """Write encoder.onnx, unet.onnx, decoder.onnx and model.toml for a FastVSR network into `folder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     net = copy.deepcopy(net).eval().float()
+    halo = halos(net)
     for module in list(net.modules()):
         for child, layer in module.named_children():
             if isinstance(layer, Up):
@@ -195,6 +238,7 @@ def export_package(net, name, folder, description):
         ["latent"],
         {"frames": image, "latent": {0: "T", **plane}},
         folder / "encoder.onnx",
+        half,
     )
     export_graph(
         net.unet,
@@ -203,6 +247,7 @@ def export_package(net, name, folder, description):
         ["denoised", "unet_state_out"],
         {n: plane for n in ("latent", "unet_state", "denoised", "unet_state_out")},
         folder / "unet.onnx",
+        half,
     )
     export_graph(
         DecoderGraph(net.decoder),
@@ -217,10 +262,19 @@ def export_package(net, name, folder, description):
             "decoder_state_out": {2: "H", 3: "W"},
         },
         folder / "decoder.onnx",
+        half,
     )
     hashes = {s: hashlib.sha256((folder / f"{s}.onnx").read_bytes()).hexdigest() for s in ("encoder", "unet", "decoder")}
     manifest = MANIFEST.format(
-        name=name, version=VERSION, description=description, latent=size.latent, trunk=size.trunk, **hashes
+        name=name,
+        version=VERSION,
+        description=description,
+        block=BLOCK,
+        memory=MEMORY.get(name, 0),
+        halo=halo,
+        latent=size.latent,
+        trunk=size.trunk,
+        **hashes,
     )
     (folder / "model.toml").write_text(manifest)
 

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+RELU = 2**0.5  # the gain that makes up for a ReLU
+
 
 @dataclass(frozen=True)
 class Size:
@@ -45,8 +47,12 @@ SIZES = {
 }
 
 
-def conv(channels_in, channels_out, size=3, stride=1):
-    return nn.Conv2d(channels_in, channels_out, size, stride, padding=size // 2)
+def conv(channels_in, channels_out, gain=1.0, padding=1):
+    """3x3 convolution that keeps the size of a signal, times `gain`: where signals fade, the path through the latent dies."""
+    layer = nn.Conv2d(channels_in, channels_out, 3, padding=padding)
+    nn.init.normal_(layer.weight, std=gain / (9 * channels_in) ** 0.5)
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class ResBlock(nn.Module):
@@ -54,10 +60,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels):
         super().__init__()
-        self.conv1, self.conv2 = conv(channels, channels), conv(channels, channels)
-        nn.init.zeros_(self.conv2.bias)
-        with torch.no_grad():
-            self.conv2.weight.mul_(0.3)
+        self.conv1, self.conv2 = conv(channels, channels, RELU), conv(channels, channels, 0.2)
 
     def forward(self, x):
         return x + self.conv2(F.relu(self.conv1(x)))
@@ -72,8 +75,9 @@ class Down(nn.Conv2d):
 
     def __init__(self, channels_in, channels_out):
         super().__init__(channels_in, channels_out, 3, stride=2, padding=1)
+        nn.init.normal_(self.weight, std=0.2 / (9 * channels_in) ** 0.5)
+        nn.init.zeros_(self.bias)
         with torch.no_grad():
-            self.weight.mul_(0.3)
             for i in range(4 * channels_in):
                 o, (c, dy, dx) = i * channels_out // (4 * channels_in), (i // 4, i // 2 % 2, i % 2)
                 self.weight[o, c, 1 + dy, 1 + dx] += channels_out / (4 * channels_in)
@@ -88,8 +92,8 @@ class Up(nn.Conv2d):
     def __init__(self, channels_in, channels_out):
         super().__init__(channels_in, 4 * channels_out, 1)
         self.bias = nn.Parameter(torch.zeros(channels_out))
+        nn.init.normal_(self.weight, std=0.2 / channels_in**0.5)
         with torch.no_grad():
-            self.weight.mul_(0.3)
             for i in range(4 * channels_out):
                 self.weight[i, i * channels_in // (4 * channels_out)] += 1
 
@@ -121,9 +125,18 @@ def bilinear_filter(scale):
     return torch.einsum("oc,pyx->opcyx", torch.eye(3), plane).reshape(-1, 3, 3, 3)
 
 
+def pad_edges(x, width):
+    return F.pad(x, (width,) * 4, "replicate")
+
+
+def centred(x):
+    """0..1 -> mean near 0, variance near 1."""
+    return 4 * x - 2
+
+
 def upscale_unshuffled(x, scale):
-    """Bilinear upscaling in PixelUnshuffle layout: [N, 3, H, W] -> [N, 3 scale^2, H, W], for pixel_shuffle to [N, 3, sH, sW]."""
-    return F.conv2d(F.pad(x, (1, 1, 1, 1), "replicate"), bilinear_filter(scale).to(x))
+    """Bilinear upscaling, left in PixelUnshuffle layout: edge-padded [N, 3, H+2, W+2] -> [N, 3 scale^2, H, W]."""
+    return F.conv2d(x, bilinear_filter(scale).to(x))
 
 
 def skip_filter():
@@ -167,19 +180,19 @@ class Encoder(nn.Module):
 
     def __init__(self, size):
         super().__init__()
-        self.stem = conv(12, size.stem)
+        self.stem = conv(12, size.stem, RELU, padding=0)
         self.down1 = Down(size.stem, size.half)
         self.blocks1 = blocks(size.half, size.half_blocks)
         self.down2 = Down(size.half, size.latent)
         self.blocks2 = blocks(size.latent, 1)
 
     def encode(self, unshuffled):
-        """The x2 frame, or any image for the VAE, after PixelUnshuffle(2): [N, 12, H, W]."""
-        x = self.blocks1(self.down1(F.relu(self.stem(unshuffled))))
+        """The x2 frame, or any image for the VAE, edges padded by 2, after PixelUnshuffle(2): [N, 12, H+2, W+2]."""
+        x = self.blocks1(self.down1(F.relu(self.stem(centred(unshuffled)))))
         return self.blocks2(self.down2(x))
 
     def forward(self, x):
-        return self.encode(upscale_unshuffled(x, 2))
+        return self.encode(upscale_unshuffled(pad_edges(x, 2), 2))
 
 
 class OneStepUNet(nn.Module):
@@ -187,12 +200,12 @@ class OneStepUNet(nn.Module):
 
     def __init__(self, size):
         super().__init__()
-        self.conv_in = conv(2 * size.latent, size.latent)
+        self.conv_in = conv(2 * size.latent, size.latent, RELU / 2)  # half, as the next step doubles what is in the state
         self.down = Down(size.latent, size.deep)
         self.mid = blocks(size.deep, size.deep_blocks)
         self.up = Up(size.deep, size.latent)
         self.out = blocks(size.latent, 1)
-        self.conv_out = conv(size.latent, size.latent)
+        self.conv_out = conv(size.latent, size.latent, 0.2)
 
     def forward(self, latent, state):
         x = F.relu(self.conv_in(torch.cat([latent, state], 1)))
@@ -216,19 +229,20 @@ class Decoder(nn.Module):
         self.up1 = Up(size.latent, size.half)
         self.blocks1 = blocks(size.half, size.half_blocks)
         self.up2 = Up(size.half, size.trunk)
-        self.condition = conv(3, size.trunk)
-        self.recur = conv(2 * size.trunk, size.trunk)
+        self.condition = conv(3, size.trunk, padding=0)
+        self.recur = conv(2 * size.trunk, size.trunk, RELU)
         self.trunk = blocks(size.trunk, size.trunk_blocks)
         self.up3 = Up(size.trunk, size.wide)
-        self.conv_out = conv(size.wide, 3)
-        with torch.no_grad():
-            self.conv_out.weight.mul_(0.1)
-            self.conv_out.bias.zero_()
+        self.conv_out = conv(size.wide, 3, 0.02)
 
-    def features(self, denoised, frames=None):
-        """What needs no memory below the LR grid: [N, trunk, H, W]. Without frames it is the plain decoder of a VAE."""
+    def features(self, denoised, frames=None, keep=1.0):
+        """What needs no memory below the LR grid: [N, trunk, H, W]. Without frames it is the plain decoder of a VAE.
+
+        `keep` [N, 1, 1, 1], zeros and ones, drops the condition of some frames in training. They have to come out of the latent
+        alone, which is what keeps the encoder and the UNet from withering beside the easier path.
+        """
         x = self.up2(self.blocks1(self.up1(self.mid(self.conv_in(denoised)))))
-        return x if frames is None else x + self.condition(frames)
+        return x if frames is None else x + keep * self.condition(pad_edges(centred(frames), 1))
 
     def step(self, features, state):
         """The recurrent part, at the LR grid: features, state -> trunk output, new state."""
@@ -242,14 +256,14 @@ class Decoder(nn.Module):
             x = F.pixel_shuffle(x, 2).repeat(1, 4, 1, 1)
         x = self.conv_out(x)
         scale = self.stride // 4
-        return x if frames is None else x + F.pixel_shuffle(upscale_unshuffled(frames, scale), scale)
+        return x if frames is None else x + F.pixel_shuffle(upscale_unshuffled(pad_edges(frames, 1), scale), scale)
 
     def image_at_lr(self, x, frames):
         """`image` left on the LR grid, [N, 48, H, W], for `from_lr_grid`: the same function, and faster to train."""
         x = F.relu(self.up3.unshuffled(x))
         weight = fold_shuffle(fold_shuffle(fold_copy(self.conv_out.weight)))
         bias = self.conv_out.bias.repeat_interleave(16)
-        return F.conv2d(x, weight, bias, padding=1) + F.conv2d(F.pad(frames, (1, 1, 1, 1), "replicate"), skip_filter().to(x))
+        return F.conv2d(x, weight, bias, padding=1) + F.conv2d(pad_edges(frames, 1), skip_filter().to(x))
 
     def forward(self, denoised, frames, state):
         x, state = self.step(self.features(denoised, frames), state)
@@ -258,7 +272,7 @@ class Decoder(nn.Module):
 
 def bounded(x):
     """A state that cannot run away, however long the stream."""
-    return x.clamp(-4, 4)
+    return x.clamp(-16, 16)
 
 
 class VAE(nn.Module):
@@ -278,7 +292,7 @@ class VAE(nn.Module):
 
     def encode(self, image):
         """Mean and log variance of q(z|x), [N, C, Y/8, X/8] each."""
-        mean = self.encoder.encode(F.pixel_unshuffle(image, 2))
+        mean = self.encoder.encode(F.pixel_unshuffle(pad_edges(image, 2), 2))
         return mean, self.logvar(mean).clamp(-12, 4)
 
     def decode(self, z):
@@ -302,17 +316,17 @@ class FastVSR(nn.Module):
             out.append(denoised)
         return torch.stack(out, 1)
 
-    def decode(self, denoised, frames, at_lr=False):
+    def decode(self, denoised, frames, at_lr=False, keep=1.0):
         """[B, T, C, h, w], [B, T, 3, H, W] -> [B, T, 3, 4H, 4W], or [B, T, 48, H, W] in the order of `to_lr_grid`."""
-        shape = frames.shape[:2]
-        features = self.decoder.features(denoised.flatten(0, 1), frames.flatten(0, 1)).unflatten(0, shape)
+        shape, flat = frames.shape[:2], frames.flatten(0, 1)
+        features = self.decoder.features(denoised.flatten(0, 1), flat, keep).unflatten(0, shape)
         state, trunk = torch.zeros_like(features[:, 0]), []
         for frame in features.unbind(1):
             x, state = self.decoder.step(frame, state)
             trunk.append(x)
         tail = self.decoder.image_at_lr if at_lr else self.decoder.image
-        return tail(torch.stack(trunk, 1).flatten(0, 1), frames.flatten(0, 1)).unflatten(0, shape)
+        return tail(torch.stack(trunk, 1).flatten(0, 1), flat).unflatten(0, shape)
 
-    def forward(self, frames, at_lr=False):
+    def forward(self, frames, at_lr=False, keep=1.0):
         latent = self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        return self.decode(self.denoise(latent), frames, at_lr)
+        return self.decode(self.denoise(latent), frames, at_lr, keep)

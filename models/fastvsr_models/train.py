@@ -117,15 +117,16 @@ def denoise_loss(lr, hr):
     """(b) Squared error of the denoised latent, against the latent of the HR frame at half size."""
     with torch.autocast(args.device, torch.bfloat16):
         with torch.no_grad():
-            target = net.encoder.encode(F.pixel_unshuffle(half_size(to_tensor(hr)).flatten(0, 1), 2))
+            target = reference.encode(half_size(to_tensor(hr)).flatten(0, 1))[0]
             latent = net.encoder(to_tensor(lr).flatten(0, 1)).unflatten(0, lr.shape[:2])
         return F.mse_loss(net.denoise(latent).flatten(0, 1).float(), target.float())
 
 
 def video_loss(lr, hr):
     """(c), (d) Pixels on every frame; the perceptual and the lower-bound-guided terms on one frame of each clip."""
+    keep = torch.rand(len(lr), 1, 1, 1, device=args.device) >= data.get("drop_condition", 0)
     with torch.autocast(args.device, torch.bfloat16):
-        sr = net(to_tensor(lr), at_lr=True)
+        sr = net(to_tensor(lr), at_lr=True, keep=keep.repeat_interleave(lr.shape[1], 0))
     target = to_target(hr)
     loss = loss_weights["pixel"] * F.smooth_l1_loss(sr.float(), target, beta=0.004)
     if loss_weights["perceptual"] or guidance:
@@ -199,7 +200,7 @@ while step < optim["steps"] and minutes < stop:
     loss = stage_loss(*clips.batch(data["batch"], data["frames"], data["crop"]))
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(learning.parameters(), 0.5)
+    torch.nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
     optimizer.step()
     step += 1
     with torch.no_grad():

@@ -117,8 +117,11 @@ class Ncnn:
     def __call__(self, clip):
         out = []
         for frame in clip:
+            # ncnn does not own what it is given: both array and matrix must outlive the extraction.
+            planes = np.ascontiguousarray(frame.transpose(2, 0, 1), np.float32) / 255
+            matrix = self.ncnn.Mat(planes)
             extractor = self.net.create_extractor()
-            extractor.input("data", self.ncnn.Mat(np.ascontiguousarray(frame.transpose(2, 0, 1), np.float32) / 255).clone())
+            extractor.input("data", matrix)
             out.append(to_uint8(255 * np.array(extractor.extract("output")[1]).transpose(1, 2, 0)))
         return np.stack(out)
 

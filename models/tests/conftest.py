@@ -32,10 +32,19 @@ def clip():
     return make_clip()
 
 
+def package(name, half, tmp_path_factory):
+    net, folder = random_network(name), tmp_path_factory.mktemp(name)
+    export_package(net, name, folder, "test", half)
+    return net, folder
+
+
 @pytest.fixture(scope="session", params=list(SIZES))
 def exported(request, tmp_path_factory):
     """(network, package folder) of every size, random weights."""
-    net = random_network(request.param)
-    folder = tmp_path_factory.mktemp(request.param)
-    export_package(net, request.param, folder, "test")
-    return net, folder
+    return package(request.param, True, tmp_path_factory)
+
+
+@pytest.fixture(scope="session", params=list(SIZES))
+def exact(request, tmp_path_factory):
+    """The same with weights stored in single precision, so that only the graphs can differ."""
+    return package(request.param, False, tmp_path_factory)
