@@ -44,8 +44,8 @@ lint: system $(VENV)/lint
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-deny
 	cargo deny check licenses bans sources
-	$(VENV)/bin/ruff check models examples
-	$(VENV)/bin/ruff format --check models examples
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
 
 bench: $(PLUGIN) $(VENV)/bench
 	$(VENV)/bin/python benches/bench.py
@@ -77,7 +77,7 @@ $(VENV)/bench: $(VENV)/runtime
 	touch $@
 
 $(VENV)/models: $(VENV)/bench models/pyproject.toml
-	$(PIP) -e 'models[test]'
+	$(PIP) -e 'models[dev]'
 	touch $@
 
 # The runtime lies in a folder beside GStreamer's: in it, GStreamer would take the libraries for plugins.

@@ -64,7 +64,12 @@ def timetable():
     board = Image.new("RGB", (560, 600), (22, 58, 92))
     draw = ImageDraw.Draw(board)
     text(draw, (280, 50), "DEPARTURES", 60, (255, 255, 255))
-    rows = [("08:15", "Old Harbour", "4"), ("08:22", "Museum", "2"), ("08:40", "Airport", "7"), ("09:05", "Lakeside", "1")]
+    rows = [
+        ("08:15", "Old Harbour", "4"),
+        ("08:22", "Museum", "2"),
+        ("08:40", "Airport", "7"),
+        ("09:05", "Lakeside", "1"),
+    ]
     for row, (time, place, platform) in enumerate(rows):
         y = 130 + 78 * row
         draw.line((20, y + 38, 540, y + 38), fill=(120, 160, 190), width=3)

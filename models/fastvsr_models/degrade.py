@@ -114,7 +114,7 @@ def encode(clip, codec, crf, preset="medium"):
     clip = np.pad(clip, ((0, 0), (0, max(0, 64 - height)), (0, max(0, 64 - width)), (0, 0)), "edge")
     options = {"crf": str(crf), "preset": preset}
     if codec == "libx265":
-        options["x265-params"] = "pools=1:frame-threads=1:log-level=none"
+        options["x265-params"] = "pools=none:wpp=0:frame-threads=1:log-level=none"
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="matroska") as out:
         stream = out.add_stream(codec, rate=25, options=options)

@@ -84,8 +84,12 @@ def test_manifest_describes_the_graphs(exported):
     net, folder = exported
     manifest = tomllib.loads((folder / "model.toml").read_text())
     assert manifest["format"] == 1
+    memory = manifest["geometry"].pop("memory")
+    assert memory >= 0
     assert manifest["geometry"] == {"scale": 4, "encoder-stride": 8, "decoder-stride": 16, "multiple": 8}
     for stage in manifest["stages"].values():
+        assert stage["halo"] % 8 == 0
+        assert 8 <= stage["halo"] <= 64
         assert hashlib.sha256((folder / stage["file"]).read_bytes()).hexdigest() == stage["sha256"]
         graph = onnx.load(folder / stage["file"]).graph
         shapes = {v.name: v.type.tensor_type.shape.dim for v in [*graph.input, *graph.output]}
