@@ -214,26 +214,26 @@ fn a_storm_in_the_middle_of_windows_is_weathered() {
 }
 
 #[test]
-fn flushes_from_one_thread_do_not_hold_up_a_shutdown_from_another() {
+fn seeks_from_one_thread_do_not_hold_up_a_shutdown_from_another() {
     let pipeline = slow(1);
-    let pad = pipeline.by_name("vsr").unwrap().static_pad("sink").unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                pad.send_event(gst::event::FlushStart::new());
-                pad.send_event(gst::event::FlushStop::new(false));
-                pad.send_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));
+            let begin = Instant::now();
+            while !done.load(Ordering::Relaxed) && begin.elapsed() < Duration::from_secs(30) {
+                // Fails where the pipeline has not started.
+                let _ = pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::SECOND);
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
         for _ in 0..20 {
-            pipeline.set_state(gst::State::Playing).unwrap();
+            change(&pipeline, gst::State::Playing);
             std::thread::sleep(Duration::from_millis(20));
             timed("READY", AT_ONCE, || change(&pipeline, gst::State::Ready));
         }
         done.store(true, Ordering::Relaxed);
     });
+    assert_eq!(pipeline.error(), None);
 }
 
 #[test]
