@@ -189,7 +189,7 @@ fn a_runtime_that_is_no_library() {
     element.set_property("runtime-library", file.path().to_str().unwrap());
     says(
         &error_at_start(&element),
-        &[file.path().to_str().unwrap(), "cannot be used", "expected version 1.17 or later"],
+        &[file.path().to_str().unwrap(), "cannot be loaded", "expected version 1.17 or later", "file too short"],
     );
 }
 
@@ -197,14 +197,14 @@ fn a_runtime_that_is_no_library() {
 fn a_runtime_that_is_another_library() {
     let element = fastvsr("nearest", 1);
     element.set_property("runtime-library", "libgstreamer-1.0.so.0");
-    says(&error_at_start(&element), &["libgstreamer-1.0.so.0", "cannot be used", "expected version 1.17 or later"]);
+    says(&error_at_start(&element), &["libgstreamer-1.0.so.0", "cannot be loaded", "OrtGetApiBase", "runtime-library"]);
 }
 
 #[test]
 fn a_runtime_that_does_not_exist() {
     let element = fastvsr("nearest", 1);
     element.set_property("runtime-library", "./no/libonnxruntime.so");
-    says(&error_at_start(&element), &["./no/libonnxruntime.so"]);
+    says(&error_at_start(&element), &["./no/libonnxruntime.so", "No such file", "pip install"]);
 }
 
 #[test]
