@@ -173,7 +173,7 @@ impl Stream {
                 Some(memory) => memory,
                 None => sessions.blank(size)?,
             };
-            let timings = sessions.frame(&window, index, &mut memory, out.as_mut(), ticket)?;
+            let timings = sessions.frame(&window, index, &mut memory, Some(out.as_mut()), ticket)?;
             Ok((window, memory, out, timings))
         });
         match result {
