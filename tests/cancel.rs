@@ -131,6 +131,59 @@ fn ten_flushes_in_a_row_do_not_wait_for_the_model() {
     assert_eq!(pipeline.error(), None);
 }
 
+/// Two frames that wait for more, and a run of the model at the end of the stream.
+#[track_caller]
+fn play_into_a_drain() -> Pipeline {
+    let pipeline = slow(8);
+    pipeline.by_name("source").unwrap().set_property("num-buffers", 2);
+    let (sender, receiver) = mpsc::channel();
+    let pad = pipeline.by_name("vsr").unwrap().static_pad("sink").unwrap();
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if info.event().is_some_and(|event| event.type_() == gst::EventType::Eos) {
+            let _ = sender.send(());
+        }
+        gst::PadProbeReturn::Ok
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    receiver.recv_timeout(Duration::from_secs(20)).expect("the stream does not end");
+    std::thread::sleep(Duration::from_millis(50));
+    pipeline
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_drain() {
+    let pipeline = play_into_a_drain();
+    timed("shutdown", AT_ONCE, || change(&pipeline, gst::State::Null));
+    assert_eq!(pipeline.error(), None);
+}
+
+#[test]
+fn a_flush_does_not_wait_for_a_drain_and_drops_its_frames() {
+    let pipeline = play_into_a_drain();
+    let seen = pipeline.count("sink");
+    timed("flush", AT_ONCE, || flush_to(&pipeline, 0));
+    // The source has no frames left: what arrived would be stale.
+    pipeline.wait_eos();
+    assert_eq!(seen.lock().unwrap().len(), 0);
+}
+
+#[test]
+fn questions_are_answered_during_a_run() {
+    let pipeline = slow(1);
+    play_into_a_run(&pipeline);
+    let vsr = pipeline.by_name("vsr").unwrap();
+    let (sink, src) = (vsr.static_pad("sink").unwrap(), vsr.static_pad("src").unwrap());
+    timed("stats", AT_ONCE, || drop(vsr.property::<gst::Structure>("stats")));
+    timed("latency", AT_ONCE, || assert!(src.query(&mut gst::query::Latency::new())));
+    timed("caps of the sink pad", AT_ONCE, || assert!(!sink.query_caps(None).is_empty()));
+    timed("caps of the source pad", AT_ONCE, || assert!(!src.query_caps(None).is_empty()));
+    timed("position", AT_ONCE, || assert!(src.query_position::<gst::ClockTime>().is_some()));
+    timed("setting a property", AT_ONCE, || vsr.set_property("processing-latency", 1u64));
+    timed("navigation", AT_ONCE, || {
+        src.send_event(gst_video::NavigationEvent::new_mouse_move(1.0, 1.0).build());
+    });
+}
+
 #[test]
 fn twenty_starts_and_stops() {
     let pipeline = Pipeline::new(&format!(
@@ -214,26 +267,26 @@ fn a_storm_in_the_middle_of_windows_is_weathered() {
 }
 
 #[test]
-fn flushes_from_one_thread_do_not_hold_up_a_shutdown_from_another() {
+fn seeks_from_one_thread_do_not_hold_up_a_shutdown_from_another() {
     let pipeline = slow(1);
-    let pad = pipeline.by_name("vsr").unwrap().static_pad("sink").unwrap();
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                pad.send_event(gst::event::FlushStart::new());
-                pad.send_event(gst::event::FlushStop::new(false));
-                pad.send_event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));
+            let begin = Instant::now();
+            while !done.load(Ordering::Relaxed) && begin.elapsed() < Duration::from_secs(30) {
+                // Fails where the pipeline has not started.
+                let _ = pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::SECOND);
                 std::thread::sleep(Duration::from_millis(1));
             }
         });
         for _ in 0..20 {
-            pipeline.set_state(gst::State::Playing).unwrap();
+            change(&pipeline, gst::State::Playing);
             std::thread::sleep(Duration::from_millis(20));
             timed("READY", AT_ONCE, || change(&pipeline, gst::State::Ready));
         }
         done.store(true, Ordering::Relaxed);
     });
+    assert_eq!(pipeline.error(), None);
 }
 
 #[test]

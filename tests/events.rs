@@ -6,8 +6,12 @@ use common::*;
 use gst::prelude::*;
 
 fn tag() -> gst::Event {
+    titled("a title")
+}
+
+fn titled(title: &str) -> gst::Event {
     let mut tags = gst::TagList::new();
-    tags.get_mut().unwrap().add::<gst::tags::Title>(&"a title", gst::TagMergeMode::Append);
+    tags.get_mut().unwrap().add::<gst::tags::Title>(&title, gst::TagMergeMode::Append);
     gst::event::Tag::new(tags)
 }
 
@@ -202,6 +206,34 @@ fn a_flush_keeps_sticky_events() {
     rig.push_flat([7]);
     rig.eos();
     assert_eq!(rig.trace(), "flush-start flush-stop tag segment 7 eos");
+}
+
+#[test]
+fn a_tag_from_before_a_flush_does_not_replace_one_from_after_it() {
+    let mut rig = rig(4);
+    rig.push_flat([0]);
+    assert!(rig.event(titled("before")));
+    rig.flush();
+    assert!(rig.event(titled("after")));
+    rig.eos();
+    let title = |out: Out| match out {
+        Out::Event(event) => match event.view() {
+            gst::EventView::Tag(tag) => tag.tag().get::<gst::tags::Title>().map(|title| title.get().to_string()),
+            _ => None,
+        },
+        Out::Frame(_) => None,
+    };
+    assert_eq!(rig.take().into_iter().filter_map(title).collect::<Vec<_>>(), ["before", "after"]);
+}
+
+#[test]
+fn a_tag_behind_frames_that_downstream_refuses_still_arrives() {
+    let mut rig = rig(4);
+    rig.push_flat([0]);
+    assert!(rig.event(tag()));
+    rig.downstream_answers(Err(gst::FlowError::Eos));
+    rig.eos();
+    assert_eq!(rig.trace(), "tag eos");
 }
 
 #[test]

@@ -245,6 +245,29 @@ fn the_range_of_luma_is_kept() {
 }
 
 #[test]
+fn without_colorimetry_colours_survive_the_step_to_the_matrix_of_large_video() {
+    init();
+    // GStreamer takes video without colorimetry for BT.601 up to 576 lines, for BT.709 above.
+    let caps = gst::Caps::builder("video/x-raw")
+        .field("format", "Y444")
+        .field("width", 8)
+        .field("height", 160)
+        .field("framerate", gst::Fraction::new(25, 1))
+        .build();
+    // Red in BT.601.
+    let data: Vec<u8> = [81u8, 90, 240].into_iter().flat_map(|level| [level; 8 * 160]).collect();
+    let mut rig = Rig::with_caps(&fastvsr("nearest", 1), &caps);
+    rig.push(gst::Buffer::from_mut_slice(data)).unwrap();
+    let output = info(&rig.output_caps());
+    let frame = rig.frames().remove(0);
+    // Red in BT.709.
+    for (number, expected) in [63u8, 102, 240].into_iter().enumerate() {
+        let got = plane(&frame, &output, number as u32);
+        assert!(got.iter().all(|level| level.abs_diff(expected) <= 1), "plane {number}: {}", got[0]);
+    }
+}
+
+#[test]
 fn a_frame_that_is_too_short_is_an_error() {
     let mut rig = Rig::new("nearest", 1);
     assert_eq!(rig.push(gst::Buffer::with_size(10).unwrap()), Err(gst::FlowError::Error));

@@ -170,7 +170,7 @@ fn ten_seconds_of_video_come_out_frame_for_frame() {
 enum Step {
     Frame { pts: Option<u64>, duration: Option<u64>, discont: bool, gap: bool },
     Gap,
-    Tag,
+    Event,
     Segment,
     Caps,
     Flush,
@@ -184,7 +184,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         20 => frame,
         1 => Just(Step::Gap),
-        1 => Just(Step::Tag),
+        2 => Just(Step::Event),
         1 => Just(Step::Segment),
         1 => Just(Step::Caps),
         1 => Just(Step::Flush),
@@ -192,12 +192,40 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// What went in, and must come out.
+#[derive(Debug, PartialEq)]
+enum Item {
+    Frame { carried: String, level: u8, width: u32 },
+    Event(String),
+}
+
+impl Item {
+    fn frame(buffer: &gst::Buffer, level: u8, width: u32) -> Self {
+        Self::Frame { carried: format!("{:?}", carried(buffer)), level, width }
+    }
+}
+
+/// All that left since the last call, but for what the element itself has to say.
+fn taken(rig: &Rig, sizes: &[gst::Caps; 2]) -> Vec<Item> {
+    let item = |out| match out {
+        Out::Frame(buffer) => {
+            let caps = sizes.iter().find(|caps| info(caps).size() == buffer.size()).expect("one of the sizes");
+            Some(Item::frame(&buffer, level(&buffer, caps), info(caps).width()))
+        }
+        Out::Event(event) if event.type_() == gst::EventType::CustomDownstream => {
+            Some(Item::Event(event.structure().unwrap().name().to_string()))
+        }
+        Out::Event(_) => None,
+    };
+    rig.take().into_iter().filter_map(item).collect()
+}
+
 fn check_stream(model: &str, window: u32, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut rig = Rig::new(model, window);
-    let sizes = [rgb(8, 4), rgb(5, 7)];
+    let (sizes, large) = ([rgb(8, 4), rgb(5, 7)], [rgb(32, 16), rgb(20, 28)]);
     let mut size = 0;
     let mut pushed = Vec::new();
-    // Frames pushed before the last drain: what a flush can no longer take back.
+    // What was pushed before the last drain: a flush can no longer take it back.
     let mut safe = 0;
     let mut ended = false;
     for (n, step) in steps.iter().enumerate() {
@@ -218,14 +246,18 @@ fn check_stream(model: &str, window: u32, steps: &[Step]) -> Result<(), TestCase
                 if *gap {
                     frame.set_flags(gst::BufferFlags::GAP);
                 }
-                pushed.push((carried(&buffer), n as u8, size));
+                pushed.push(Item::frame(&buffer, n as u8, info(&large[size]).width()));
                 prop_assert_eq!(rig.push(buffer), Ok(gst::FlowSuccess::Ok));
             }
             Step::Gap => {
                 prop_assert!(rig.event(gst::event::Gap::builder(FRAME * n as u64).build()));
                 safe = pushed.len();
             }
-            Step::Tag => prop_assert!(rig.event(gst::event::Tag::new(gst::TagList::new()))),
+            Step::Event => {
+                let name = format!("event-{n}");
+                prop_assert!(rig.event(gst::event::CustomDownstream::new(gst::Structure::new_empty(&name))));
+                pushed.push(Item::Event(name));
+            }
             Step::Segment => {
                 let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
                 segment.set_start(FRAME * n as u64);
@@ -238,11 +270,11 @@ fn check_stream(model: &str, window: u32, steps: &[Step]) -> Result<(), TestCase
                 safe = pushed.len();
             }
             Step::Flush => {
-                let out = rig.take().into_iter().filter(|out| matches!(out, Out::Frame(_))).collect::<Vec<_>>();
+                let out = taken(&rig, &large);
                 prop_assert!(out.len() >= safe && out.len() <= pushed.len(), "{} of {}", out.len(), pushed.len());
-                check_frames(&out, &pushed[..out.len()])?;
+                prop_assert_eq!(&out[..], &pushed[..out.len()]);
                 rig.flush();
-                prop_assert!(rig.frames().is_empty(), "a flush gives out no frame");
+                prop_assert_eq!(taken(&rig, &large), [], "a flush gives out nothing");
                 rig.event(gst::event::Segment::new(&gst::FormattedSegment::<gst::ClockTime>::new()));
                 pushed.clear();
                 (safe, ended) = (0, false);
@@ -256,22 +288,12 @@ fn check_stream(model: &str, window: u32, steps: &[Step]) -> Result<(), TestCase
     if !ended {
         rig.eos();
     }
-    let out = rig.take().into_iter().filter(|out| matches!(out, Out::Frame(_))).collect::<Vec<_>>();
-    check_frames(&out, &pushed)
-}
-
-fn check_frames(out: &[Out], expected: &[(impl std::fmt::Debug, u8, usize)]) -> Result<(), TestCaseError> {
-    prop_assert_eq!(out.len(), expected.len());
-    for (out, (wanted, brightness, size)) in out.iter().zip(expected) {
-        let Out::Frame(buffer) = out else { unreachable!("only frames were kept") };
-        prop_assert_eq!(format!("{:?}", carried(buffer)), format!("{wanted:?}"));
-        prop_assert_eq!(level(buffer, &[rgb(32, 16), rgb(20, 28)][*size]), *brightness);
-    }
+    prop_assert_eq!(taken(&rig, &large), pushed);
     Ok(())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(96) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
 
     #[test]
     fn any_stream_comes_out_frame_for_frame(window in 0u32..9, steps in prop::collection::vec(step(), 0..60)) {

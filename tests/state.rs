@@ -4,6 +4,7 @@ mod common;
 
 use common::*;
 use gst::prelude::*;
+use proptest::prelude::*;
 
 /// Brightens frame `n` of a black stream, counted from the last reset.
 fn counted(counts: impl IntoIterator<Item = u8>) -> Vec<u8> {
@@ -214,4 +215,76 @@ fn what_a_model_saw_before_a_discont_is_forgotten() {
     rig.push(with_flags(flat(&rgb(8, 4), 1, 0), gst::BufferFlags::DISCONT)).unwrap();
     rig.eos();
     assert_eq!(rig.levels(), [90, 0]);
+}
+
+/// What comes before a frame.
+#[derive(Debug, Clone, Copy)]
+enum Before {
+    Nothing,
+    Gap,
+    SameSegment,
+    Discont,
+    OtherSegment,
+    OtherCaps,
+    OtherStream,
+}
+
+fn before() -> impl Strategy<Value = Before> {
+    prop_oneof![
+        12 => Just(Before::Nothing),
+        1 => Just(Before::Gap),
+        1 => Just(Before::SameSegment),
+        1 => Just(Before::Discont),
+        1 => Just(Before::OtherSegment),
+        1 => Just(Before::OtherCaps),
+        1 => Just(Before::OtherStream),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(100) })]
+
+    #[test]
+    fn whatever_the_window_a_sequence_is_what_lies_between_breaks(
+        window in 1u32..9, stream in prop::collection::vec(before(), 0..50),
+    ) {
+        let mut rig = Rig::new("counter", window);
+        let (mut width, mut start, mut count) = (8, 0, 0u8);
+        let mut expected = Vec::new();
+        for (n, before) in stream.iter().enumerate() {
+            let at = |start: u64| segment(|segment| segment.set_start(FRAME * start));
+            let mut flags = gst::BufferFlags::empty();
+            match before {
+                Before::Nothing => {}
+                Before::Gap => prop_assert!(rig.event(gst::event::Gap::builder(FRAME).build())),
+                Before::SameSegment => prop_assert!(rig.event(at(start))),
+                Before::Discont => flags = gst::BufferFlags::DISCONT,
+                Before::OtherSegment => {
+                    start += 1;
+                    prop_assert!(rig.event(at(start)));
+                }
+                Before::OtherCaps => {
+                    width = 14 - width;
+                    prop_assert!(rig.event(gst::event::Caps::new(&rgb(width, 4))));
+                }
+                Before::OtherStream => {
+                    prop_assert!(rig.event(gst::event::StreamStart::new("another")));
+                    prop_assert!(rig.event(at(start)));
+                }
+            }
+            if !matches!(before, Before::Nothing | Before::Gap | Before::SameSegment) {
+                count = 0;
+            }
+            expected.push((width * 4, count.saturating_mul(STEP)));
+            count = count.saturating_add(1);
+            rig.push(with_flags(flat(&rgb(width, 4), n as u64, 0), flags)).unwrap();
+        }
+        rig.eos();
+        let sizes = [rgb(32, 16), rgb(24, 16)];
+        let got = rig.frames().iter().map(|frame| {
+            let caps = sizes.iter().find(|caps| info(caps).size() == frame.size()).unwrap();
+            (info(caps).width(), level(frame, caps))
+        }).collect::<Vec<_>>();
+        prop_assert_eq!(got, expected);
+    }
 }

@@ -25,8 +25,12 @@ pub enum Error {
         tried: Vec<String>,
     },
 
-    /// Libraries were found, and none of them could be used.
-    #[error("ONNX Runtime was found but cannot be used; expected version 1.17 or later. {}", list(.reasons))]
+    /// Libraries were found or named, and none of them could be used.
+    #[error(
+        "ONNX Runtime cannot be loaded; expected version 1.17 or later, got {}; name a library that works in the \
+         property `runtime-library` or in ORT_DYLIB_PATH, or install one with `pip install onnxruntime-openvino`",
+        list(.reasons)
+    )]
     RuntimeUnusable {
         /// One reason per library.
         reasons: Vec<String>,

@@ -213,7 +213,7 @@ impl Stream {
                 Some(memory) => memory,
                 None => sessions.blank(size)?,
             };
-            let timings = sessions.frame(&window, index, &mut memory, out.as_mut(), tiling, ticket)?;
+            let timings = sessions.frame(&window, index, &mut memory, Some(out.as_mut()), tiling, ticket)?;
             Ok((window, memory, out, timings))
         });
         match result {

@@ -3,13 +3,15 @@
 //! A process can load one library and build one environment, ever: both live in a static that is never dropped.
 
 use std::{
-    env, fs,
+    env,
+    error::Error as _,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use once_cell::sync::OnceCell;
-use ort::{environment::Environment, logging::LogLevel};
+use ort::{LoadDynamicError, environment::Environment, logging::LogLevel};
 
 use super::Error;
 
@@ -69,10 +71,20 @@ fn find(library: Option<&Path>, beside: &[PathBuf], log: Log) -> Result<Runtime,
                 environment.set_log_level(LogLevel::Warning);
                 return Ok(Runtime { library: path, environment });
             }
-            Err(err) => reasons.push(format!("`{}`: {err}", path.display())),
+            Err(err) => reasons.push(reason(&path, &err)),
         }
     }
     Err(Error::RuntimeUnusable { reasons })
+}
+
+/// Why a library cannot be used, with its path.
+fn reason(path: &Path, err: &LoadDynamicError) -> String {
+    match err {
+        // The error itself says only that it failed; what the system said is behind it.
+        LoadDynamicError::Dlopen { error, .. } => error.source().map_or_else(|| err.to_string(), ToString::to_string),
+        LoadDynamicError::InvalidVersionString => format!("{}: {err}", path.display()),
+        _ => err.to_string(),
+    }
 }
 
 /// Libraries that exist, best first, and the places searched.

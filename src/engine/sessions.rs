@@ -171,8 +171,7 @@ impl Sessions {
         let count = package.manifest.time.minimum;
         let window = self.window(vec![127; count * size.rgb_bytes()], count, size, None, &Ticket::default())?;
         let mut memory = self.blank(size)?;
-        let mut out = vec![0; size.scaled(self.scale).rgb_bytes()];
-        self.frame(&window.0, 0, &mut memory, &mut out, None, &Ticket::default())?;
+        self.frame(&window.0, 0, &mut memory, None, None, &Ticket::default())?;
         Ok(())
     }
 
@@ -235,20 +234,23 @@ impl Sessions {
     }
 
     /// Finishes frame `index` of a window: runs the remaining stages, advances `memory`, and writes RGB
-    /// `[scale H, scale W, 3]` into `out`.
+    /// `[scale H, scale W, 3]` into `out`. Without `out` it only checks that there is such a frame.
     pub(super) fn frame(
         &mut self,
         window: &Window,
         index: usize,
         memory: &mut Memory,
-        out: &mut [u8],
+        mut out: Option<&mut [u8]>,
         tiling: Option<Tiling>,
         ticket: &Ticket,
     ) -> Result<Timings, Error> {
         let size = window.size;
         let hr = size.scaled(self.scale);
         if window.next == self.stages.len() {
-            out.copy_from_slice(window.output(index, hr)?);
+            let pixels = window.output(index, hr)?;
+            if let Some(out) = out {
+                out.copy_from_slice(pixels);
+            }
             return Ok(Timings::default());
         }
         let (frame, mut handed) =
@@ -262,14 +264,22 @@ impl Sessions {
                 handed: handed.as_ref().or(window.carried.as_ref()),
                 states,
             };
-            let target = (kind == StageKind::Decoder).then_some(&mut *out);
+            let target = out.as_deref_mut().filter(|_| kind == StageKind::Decoder);
             let outputs = match tiling {
                 Some(tiling) => tiles::run(stage, &inputs, size, tiling, &self.host, target, ticket),
                 None => stage.run(&inputs, &self.memory, target.map(|out| (out, hr)), ticket),
             };
             let mut outputs = outputs.map_err(|err| failure(kind, size, ticket, &err))?;
-            *states = outputs.split_off(outputs.len() - stage.states.len());
+            let new_states = outputs.split_off(outputs.len() - stage.states.len());
+            for ((state, old), new) in stage.states.iter().zip(&*states).zip(&new_states) {
+                same_shape(kind, size, &state.output, old.shape(), Some(new.shape()))?;
+            }
+            *states = new_states;
             handed = outputs.pop();
+            if kind == StageKind::Decoder && out.is_none() {
+                let expected = [1, hr.height, hr.width, RGB].map(|axis| axis as i64);
+                same_shape(kind, size, FRAMES_HR, &expected, handed.as_ref().map(|frames| &**frames.shape()))?;
+            }
             timings.add(kind, begin.elapsed());
         }
         Ok(timings)
@@ -303,13 +313,8 @@ impl Window {
     fn check_output(&self, scale: usize) -> Result<(), Error> {
         let hr = self.size.scaled(scale);
         let expected = [self.count, hr.height, hr.width, RGB].map(|axis| axis as i64);
-        match self.carried.as_ref().map(|carried| carried.shape()) {
-            Some(shape) if **shape == expected => Ok(()),
-            shape => {
-                let reason = format!("expected `{FRAMES_HR}` of shape {expected:?}, got {shape:?}");
-                Err(failed(StageKind::Decoder, self.size, &reason))
-            }
-        }
+        let got = self.carried.as_ref().map(|carried| &**carried.shape());
+        same_shape(StageKind::Decoder, self.size, FRAMES_HR, &expected, got)
     }
 }
 
@@ -437,6 +442,14 @@ fn describe(ty: TensorElementType, axes: &[Axis]) -> String {
         Axis::Fixed(size) => size.to_string(),
     });
     format!("{ty} [{}]", axes.collect::<Vec<_>>().join(", "))
+}
+
+/// Checks what a run made; the signature alone does not tell sizes.
+fn same_shape(stage: StageKind, size: Size, name: &str, expected: &[i64], got: Option<&[i64]>) -> Result<(), Error> {
+    if got == Some(expected) {
+        return Ok(());
+    }
+    Err(failed(stage, size, &format!("expected `{name}` of shape {expected:?}, got {:?}", got.unwrap_or_default())))
 }
 
 fn failed(stage: StageKind, size: Size, reason: &dyn std::fmt::Display) -> Error {

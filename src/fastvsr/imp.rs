@@ -226,7 +226,13 @@ impl FastVsr {
         if let Err(flow) = self.drain() {
             gst::warning!(CAT, imp = self, "frames before {what:?} could not be pushed: {flow}");
             self.forget();
+            self.release_events();
         }
+    }
+
+    /// Pushes the events that are left when their frames were dropped, so that later ones do not overtake them.
+    fn release_events(&self) {
+        let _ = self.next_buffer();
     }
 
     /// Drops the frames that wait, and the recurrent state.
@@ -428,6 +434,9 @@ impl BaseTransformImpl for FastVsr {
                 if self.stopping.load(Ordering::SeqCst) {
                     self.cancel.cancel();
                 }
+                let taken = self.parent_sink_event(event);
+                self.release_events();
+                return taken;
             }
             EventView::Segment(segment) => {
                 self.drain_before("SEGMENT");

@@ -175,6 +175,13 @@ def picky(name, states=()):
     package(name, nodes, [*constants, row], states=states)
 
 
+def growing():
+    """A state that is twice as wide after every frame."""
+    nodes, constants = enlarge("pixels", 4)
+    growth = h.make_node("Concat", ["state", "state"], ["state_out"], axis=3)
+    package("growing", [as_float(), growth, *nodes], constants, states=[("state", "state_out")])
+
+
 if __name__ == "__main__":
     nearest("nearest", 4)
     nearest("twice", 2)
@@ -182,5 +189,6 @@ if __name__ == "__main__":
     counter()
     neighbours()
     slow()
+    growing()
     picky("picky")
     picky("picky-memory", [("memory", "memory_out")])
