@@ -73,6 +73,16 @@ fn passthrough() {
 }
 
 #[test]
+fn scene_cuts() {
+    takes("scene-cuts", "true", &["false", "true"]);
+}
+
+#[test]
+fn max_memory() {
+    takes("max-memory", "0", &["2000000000", "18446744073709551615", "0"]);
+}
+
+#[test]
 fn no_model_is_the_default_model() {
     let element = element();
     element.set_property("model", None::<String>);
@@ -91,11 +101,13 @@ fn the_list_is_complete() {
         [
             "device-id",
             "execution-provider",
+            "max-memory",
             "model",
             "passthrough",
             "precision",
             "processing-latency",
             "runtime-library",
+            "scene-cuts",
             "stats",
             "window"
         ]
