@@ -8,7 +8,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use once_cell::sync::OnceCell;
@@ -102,6 +102,10 @@ impl Ticket {
     }
 }
 
+/// How long a user who leaves waits for an interrupted job to give back what it owns: buffers of the pipeline, which
+/// should not outlive it.
+const GRACE: Duration = Duration::from_millis(20);
+
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 
 /// A thread that owns an `S` and runs jobs on it, one after the other.
@@ -133,23 +137,25 @@ impl<S: Send + 'static> Worker<S> {
     /// Runs a job and waits for its result.
     ///
     /// # Errors
-    /// The job's own; [`Error::Cancelled`] as soon as `cancel` is triggered, while the job may still run on what it
-    /// owns; [`Error::Panicked`] if it panicked.
+    /// The job's own; [`Error::Cancelled`] soon after `cancel` is triggered: what a job owns that has not begun, or that
+    /// heeds its interruption, is dropped by then, and the worker drops what is left; [`Error::Panicked`] if it panicked.
     pub(super) fn call<T: Send + 'static>(
         &self,
         cancel: &Arc<Cancel>,
         job: impl FnOnce(&mut S, &Ticket) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let slot = Arc::new(Mutex::new(None));
         let ticket = Ticket::new(cancel);
         if ticket.is_cancelled() {
             return Err(Error::Cancelled);
         }
         let generation = ticket.generation;
-        let job: Job<S> = {
-            let slot = Arc::clone(&slot);
+        let slot = Arc::new(Mutex::new(None));
+        let pending = Arc::new(Mutex::new(Some(job)));
+        let queued: Job<S> = {
+            let (slot, pending) = (Arc::clone(&slot), Arc::clone(&pending));
             Box::new(move |owned| {
                 // A job whose user left while it was queued must not delay the others.
+                let Some(job) = lock(&pending).take() else { return };
                 let result = if ticket.is_cancelled() {
                     Err(Error::Cancelled)
                 } else {
@@ -162,17 +168,28 @@ impl<S: Send + 'static> Worker<S> {
                 ticket.cancel.changed.notify_all();
             })
         };
-        self.jobs.send(job).map_err(|_| Error::Panicked("the worker thread is gone".into()))?;
+        self.jobs.send(queued).map_err(|_| Error::Panicked("the worker thread is gone".into()))?;
 
+        let mut give_up = None;
         let mut state = lock(&cancel.state);
         loop {
-            if !state.serves(generation) {
+            let served = state.serves(generation);
+            if let Some(result) = lock(&slot).take() {
+                drop(state);
+                return if served { result } else { Err(Error::Cancelled) };
+            }
+            if served {
+                state = cancel.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let now = Instant::now();
+            let give_up = *give_up.get_or_insert(now + GRACE);
+            let withdrawn = lock(&pending).take();
+            if withdrawn.is_some() || now >= give_up {
+                drop(state);
                 return Err(Error::Cancelled);
             }
-            if let Some(result) = lock(&slot).take() {
-                return result;
-            }
-            state = cancel.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = cancel.changed.wait_timeout(state, give_up - now).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -238,8 +255,6 @@ fn at_exit_wait() {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
 
     #[test]
@@ -327,6 +342,35 @@ mod tests {
         go.send(()).unwrap();
         assert!(running.join().unwrap().unwrap());
         assert!(worker.call(&second, |list, _| Ok(list.is_empty())).unwrap());
+    }
+
+    #[test]
+    fn a_job_that_has_not_begun_gives_back_what_it_owns_at_once() {
+        let worker = Arc::new(Worker::new(()));
+        let (first, second) = (Arc::<Cancel>::default(), Arc::<Cancel>::default());
+        let (go, gone) = mpsc::channel::<()>();
+        let (started, begun) = mpsc::channel();
+        let running = thread::spawn({
+            let worker = Arc::clone(&worker);
+            move || {
+                worker.call(&first, move |_, _| {
+                    started.send(()).unwrap();
+                    Ok(gone.recv().is_ok())
+                })
+            }
+        });
+        begun.recv().unwrap();
+        let owned = Arc::new(());
+        let queued = thread::spawn({
+            let (worker, second, owned) = (Arc::clone(&worker), Arc::clone(&second), Arc::clone(&owned));
+            move || worker.call(&second, move |_, _| Ok(Arc::strong_count(&owned)))
+        });
+        thread::sleep(Duration::from_millis(50));
+        second.cancel();
+        assert!(matches!(queued.join().unwrap(), Err(Error::Cancelled)));
+        assert_eq!(Arc::strong_count(&owned), 1);
+        go.send(()).unwrap();
+        assert!(running.join().unwrap().unwrap());
     }
 
     #[test]

@@ -285,7 +285,7 @@ impl Drop for Pipeline {
 }
 
 impl Pipeline {
-    /// A pipeline from a description, in which `{model}` of a test package may stand for `MODEL=name`.
+    /// A pipeline from a description as for `gst-launch-1.0`.
     #[track_caller]
     pub fn new(description: &str) -> Self {
         init();
