@@ -158,7 +158,7 @@ impl Manifest {
     fn validate(&self) -> Result<()> {
         ensure!(self.format == FORMAT, "format: expected {FORMAT}, got {}", self.format);
         let Geometry { scale, multiple, .. } = self.geometry;
-        range("geometry.scale", scale, 1, 16)?;
+        range("geometry.scale", scale, 2, 16)?;
         range("geometry.multiple", multiple, 1, MAX)?;
 
         let Time { window, minimum, multiple: step, first_extra, look_back, look_ahead } = self.time;
@@ -255,7 +255,7 @@ mod tests {
     #[test]
     fn mistakes_say_expected_and_got() {
         refused("format = 1", "format = 2", "format: expected 1, got 2");
-        refused("scale = 4", "scale = 0", "geometry.scale: expected 1 to 16, got 0");
+        refused("scale = 4", "scale = 0", "geometry.scale: expected 2 to 16, got 0");
         refused("window = 4", "window = 5000", "time.window: expected 1 to 1024, got 5000");
         refused("stride = 4", "stride = 3", "expected a divisor of geometry.multiple (8), got 3");
         refused("window = 4", "window = 4\nlook-ahead = 2", "expected no look-back");
