@@ -110,8 +110,8 @@ def from_yuv420(planes, height, width):
 def encode(clip, codec, crf, preset="medium"):
     """Encode and decode with libx264 or libx265, 4:2:0, BT.709, 25 fps. Height and width must be even."""
     height, width = clip.shape[1:3]
-    # libx265 aborts on pictures smaller than one of its 64x64 blocks.
-    clip = np.pad(clip, ((0, 0), (0, max(0, 64 - height)), (0, max(0, 64 - width)), (0, 0)), "edge")
+    # libx265 aborts on pictures smaller than one of its 64x64 blocks, and its result varies on those of one block.
+    clip = np.pad(clip, ((0, 0), (0, max(0, 96 - height)), (0, max(0, 96 - width)), (0, 0)), "edge")
     options = {"crf": str(crf), "preset": preset}
     if codec == "libx265":
         options["x265-params"] = "pools=none:wpp=0:frame-threads=1:log-level=none"
