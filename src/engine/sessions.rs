@@ -142,6 +142,9 @@ impl Sessions {
         for stage in &package.stages {
             let mut builder = Session::builder(environment)
                 .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::All)?))
+                // Threads of a stage that has just run would spin on the cores that the next one needs: measured, the
+                // three stages then take 1.6 times as long on two cores.
+                .and_then(|builder| Ok(builder.with_intra_op_spinning(false)?))
                 .and_then(|builder| Ok(builder.with_execution_providers(&providers)?))
                 .map_err(|err| refuse(&err))?;
             let session = match &stage.graph {
