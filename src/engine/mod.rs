@@ -24,6 +24,7 @@ pub use registry::Key;
 pub use runtime::{Log, Runtime, load as load_runtime};
 pub use sessions::Timings;
 pub use worker::Cancel;
+pub(crate) use worker::lock;
 
 use crate::{frames::Size, model::Manifest, window::Window};
 
@@ -139,11 +140,6 @@ impl Stream {
     /// Side of the tiles that frames are cut into, in input pixels; `None` if they are not.
     pub fn tile(&self) -> Option<usize> {
         self.tiling.map(|tiling| tiling.side)
-    }
-
-    /// The engine that the stream runs through.
-    pub fn engine(&self) -> &Arc<Engine> {
-        &self.engine
     }
 
     /// Forgets windows in flight and the recurrent state: the next frame begins a new sequence.

@@ -195,7 +195,7 @@ impl<S: Send + 'static> Worker<S> {
 }
 
 /// Locks, also after a panic elsewhere: what these mutexes guard is never left half-written.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -311,22 +311,28 @@ mod tests {
         assert_eq!(worker.call(&cancel, |n, _| Ok(*n)).unwrap(), 1);
     }
 
+    /// Occupies a worker for another user, until the sender is used.
+    fn keep_busy<S: Send + 'static>(
+        worker: &Arc<Worker<S>>,
+    ) -> (thread::JoinHandle<Result<bool, Error>>, mpsc::Sender<()>) {
+        let worker = Arc::clone(worker);
+        let (go, gone) = mpsc::channel::<()>();
+        let (started, begun) = mpsc::channel();
+        let running = thread::spawn(move || {
+            worker.call(&Arc::default(), move |_, _| {
+                started.send(()).unwrap();
+                Ok(gone.recv().is_ok())
+            })
+        });
+        begun.recv().unwrap();
+        (running, go)
+    }
+
     #[test]
     fn a_queued_job_whose_user_left_and_came_back_is_not_run() {
         let worker = Arc::new(Worker::new(Vec::new()));
-        let (first, second) = (Arc::<Cancel>::default(), Arc::<Cancel>::default());
-        let (go, gone) = mpsc::channel::<()>();
-        let (started, begun) = mpsc::channel();
-        let running = thread::spawn({
-            let worker = Arc::clone(&worker);
-            move || {
-                worker.call(&first, move |_, _| {
-                    started.send(()).unwrap();
-                    Ok(gone.recv().is_ok())
-                })
-            }
-        });
-        begun.recv().unwrap();
+        let second = Arc::<Cancel>::default();
+        let (running, go) = keep_busy(&worker);
         let queued = thread::spawn({
             let (worker, second) = (Arc::clone(&worker), Arc::clone(&second));
             let stale = |list: &mut Vec<_>, _: &Ticket| {
@@ -347,19 +353,8 @@ mod tests {
     #[test]
     fn a_job_that_has_not_begun_gives_back_what_it_owns_at_once() {
         let worker = Arc::new(Worker::new(()));
-        let (first, second) = (Arc::<Cancel>::default(), Arc::<Cancel>::default());
-        let (go, gone) = mpsc::channel::<()>();
-        let (started, begun) = mpsc::channel();
-        let running = thread::spawn({
-            let worker = Arc::clone(&worker);
-            move || {
-                worker.call(&first, move |_, _| {
-                    started.send(()).unwrap();
-                    Ok(gone.recv().is_ok())
-                })
-            }
-        });
-        begun.recv().unwrap();
+        let second = Arc::<Cancel>::default();
+        let (running, go) = keep_busy(&worker);
         let owned = Arc::new(());
         let queued = thread::spawn({
             let (worker, second, owned) = (Arc::clone(&worker), Arc::clone(&second), Arc::clone(&owned));

@@ -16,7 +16,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
@@ -39,7 +39,7 @@ use super::{
     streaming::{Failure, Next, Spent, Streaming},
 };
 use crate::{
-    engine::{self, Cancel, Engine, Error, Key, LogLevel},
+    engine::{self, Cancel, Engine, Error, Key, LogLevel, lock},
     model::Source,
 };
 
@@ -80,10 +80,6 @@ struct Shared {
     window_frames: u32,
     /// What the last LATENCY answer allowed for the upscaling of a window.
     processing: gst::ClockTime,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl FastVsr {
@@ -202,7 +198,7 @@ impl FastVsr {
             changed
         };
         if changed && lock(&self.settings).processing_latency.is_none() {
-            let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+            self.post_latency();
         }
     }
 
@@ -240,6 +236,11 @@ impl FastVsr {
         if let Some(state) = lock(&self.state).as_mut() {
             state.flush();
         }
+    }
+
+    /// Asks the pipeline to query the latency again.
+    fn post_latency(&self) {
+        let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
     }
 
     fn latency(&self) -> gst::ClockTime {
@@ -301,9 +302,7 @@ impl ObjectImpl for FastVsr {
         lock(&self.settings).set(pspec.name(), value);
         match pspec.name() {
             "passthrough" => self.obj().reconfigure_src(),
-            "processing-latency" => {
-                let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
-            }
+            "processing-latency" => self.post_latency(),
             _ => {}
         }
     }
@@ -556,7 +555,7 @@ impl VideoFilterImpl for FastVsr {
         }
         *lock(&self.state) = state;
         self.obj().set_passthrough(same_size);
-        let _ = self.obj().post_message(gst::message::Latency::builder().src(&*self.obj()).build());
+        self.post_latency();
         Ok(())
     }
 }
