@@ -1,0 +1,187 @@
+//! Owns the choice of video encoder, by what is installed, and what each container can hold.
+
+use std::{fmt, path::Path};
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use gst::prelude::*;
+
+/// Most frames between two key frames: what a crash can cost, and how finely a player can seek.
+const KEY_INTERVAL: u32 = 120;
+
+/// A video codec.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Codec {
+    /// H.264
+    H264,
+    /// H.265
+    H265,
+    /// AV1
+    Av1,
+    /// VP9
+    Vp9,
+}
+
+impl fmt::Display for Codec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::H264 => "H.264",
+            Self::H265 => "H.265",
+            Self::Av1 => "AV1",
+            Self::Vp9 => "VP9",
+        })
+    }
+}
+
+impl Codec {
+    /// Elements that encode it, best first, with the Debian package of the one that is easiest to have.
+    fn elements(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::H264 => (&["nvh264enc", "x264enc", "openh264enc"], "gstreamer1.0-plugins-ugly"),
+            Self::H265 => (&["nvh265enc", "x265enc"], "gstreamer1.0-plugins-bad"),
+            Self::Av1 => (&["svtav1enc", "av1enc"], "gstreamer1.0-plugins-bad"),
+            Self::Vp9 => (&["vp9enc"], "gstreamer1.0-plugins-good"),
+        }
+    }
+
+    /// What leaves the encoder, as all containers take it.
+    fn tail(self, deep: bool) -> &'static str {
+        match (self, deep) {
+            (Self::H264, false) => "h264parse ! video/x-h264,stream-format=avc,alignment=au",
+            (Self::H264, true) => "h264parse ! video/x-h264,stream-format=avc,alignment=au,profile=high-10",
+            (Self::H265, _) => "h265parse ! video/x-h265,stream-format=hvc1,alignment=au",
+            (Self::Av1, _) => "av1parse ! video/x-av1,stream-format=obu-stream,alignment=tu",
+            (Self::Vp9, _) => "video/x-vp9",
+        }
+    }
+}
+
+/// The file format of the output, by its extension.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Container {
+    Mp4,
+    Mov,
+    Matroska,
+    WebM,
+}
+
+impl Container {
+    /// The container that a file name asks for.
+    pub(crate) fn of(path: &Path) -> Result<Self> {
+        let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        Ok(match extension.as_str() {
+            "mp4" | "m4v" => Self::Mp4,
+            "mov" => Self::Mov,
+            "mkv" => Self::Matroska,
+            "webm" => Self::WebM,
+            _ => bail!("`{}`: expected a name that ends in .mp4, .mov, .mkv or .webm", path.display()),
+        })
+    }
+
+    /// Element that writes it.
+    pub(crate) fn muxer(self) -> &'static str {
+        match self {
+            Self::Mp4 => "mp4mux",
+            Self::Mov => "qtmux",
+            Self::Matroska => "matroskamux",
+            Self::WebM => "webmmux",
+        }
+    }
+
+    /// Element that encodes audio which the container cannot hold as it is.
+    pub(crate) fn audio_encoder(self) -> &'static str {
+        match self {
+            Self::Mp4 | Self::Mov => "avenc_aac",
+            Self::Matroska | Self::WebM => "opusenc",
+        }
+    }
+
+    fn holds(self, codec: Codec) -> bool {
+        match self {
+            Self::Mp4 => true,
+            Self::Matroska => true,
+            Self::Mov => matches!(codec, Codec::H264 | Codec::H265),
+            Self::WebM => matches!(codec, Codec::Av1 | Codec::Vp9),
+        }
+    }
+}
+
+/// An encoder that works here.
+#[derive(Debug)]
+pub(crate) struct Encoder {
+    pub(crate) codec: Codec,
+    /// Name of its element.
+    pub(crate) element: &'static str,
+    /// Elements from raw video to what a container takes.
+    pub(crate) launch: String,
+}
+
+/// Chooses the encoder: of the codec asked for, or H.264 (VP9 in WebM). `quality` is that of x264's `crf`; `deep` asks
+/// for 10 bits where the encoder has them.
+///
+/// # Errors
+/// If the container cannot hold the codec, or nothing that encodes it is installed.
+pub(crate) fn choose(codec: Option<Codec>, container: Container, quality: u32, deep: bool) -> Result<Encoder> {
+    let codec = codec.unwrap_or(if container == Container::WebM { Codec::Vp9 } else { Codec::H264 });
+    if !container.holds(codec) {
+        bail!("{} cannot be put into this kind of file; use .mkv or .mp4, or another --codec", codec);
+    }
+    let (elements, package) = codec.elements();
+    let Some(element) = elements.iter().copied().find(|element| works(element)) else {
+        bail!(
+            "no {codec} encoder works here: expected one of {}; on Debian `apt install {package}`",
+            elements.join(", ")
+        );
+    };
+    let deep = deep && takes_ten_bits(element);
+    let format = if deep { "I420_10LE" } else { "I420" };
+    let launch = format!(
+        "video/x-raw,format={format} ! {} ! {}",
+        settings(element, quality),
+        codec.tail(deep && element == "x264enc")
+    );
+    Ok(Encoder { codec, element, launch })
+}
+
+/// Encoders on a GPU are installed on machines without one: whether it opens its device tells.
+fn works(element: &str) -> bool {
+    let Ok(element) = gst::ElementFactory::make(element).build() else { return false };
+    let opened = element.set_state(gst::State::Ready).is_ok();
+    let _ = element.set_state(gst::State::Null);
+    opened
+}
+
+fn takes_ten_bits(element: &str) -> bool {
+    let caps = gst::Caps::builder("video/x-raw").field("format", "I420_10LE").build();
+    let factory = gst::ElementFactory::find(element);
+    factory.is_some_and(|factory| factory.can_sink_any_caps(&caps))
+}
+
+fn settings(element: &str, quality: u32) -> String {
+    // AV1 and VP9 count to 63 where H.264 counts to 51.
+    let wide = quality * 63 / 51;
+    match element {
+        "nvh264enc" | "nvh265enc" => format!("{element} rc-mode=constqp qp-const={quality} gop-size={KEY_INTERVAL}"),
+        "x264enc" => {
+            format!("x264enc pass=qual quantizer={} speed-preset=veryfast key-int-max={KEY_INTERVAL}", quality.min(50))
+        }
+        "openh264enc" => format!(
+            "openh264enc rate-control=quality qp-min={quality} qp-max={} gop-size={KEY_INTERVAL}",
+            (quality + 4).min(51)
+        ),
+        // Open groups of pictures could not be cut at their key frame.
+        "x265enc" => format!(
+            "x265enc speed-preset=veryfast key-int-max={KEY_INTERVAL} log-level=error \
+             option-string=\"crf={quality}:open-gop=0\""
+        ),
+        "svtav1enc" => format!("svtav1enc crf={wide} preset=8 intra-period-length={KEY_INTERVAL}"),
+        "av1enc" => format!(
+            "av1enc end-usage=q min-quantizer={wide} max-quantizer={wide} cpu-used=8 keyframe-max-dist={KEY_INTERVAL}"
+        ),
+        "vp9enc" => format!(
+            "vp9enc end-usage=cq cq-level={wide} target-bitrate=0 deadline=1 cpu-used=6 row-mt=true \
+             keyframe-max-dist={KEY_INTERVAL}"
+        ),
+        _ => unreachable!("`elements` names no other"),
+    }
+}

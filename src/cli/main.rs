@@ -1,0 +1,68 @@
+//! The `fastvsr` command: one module per subcommand, each with its arguments; what several need lies in `clip`,
+//! `encoder`, `upscaler` and `playback`. Everything runs on the element, which is compiled in.
+
+mod bench;
+mod clip;
+mod compare;
+mod doctor;
+mod encoder;
+mod journal;
+mod models;
+mod mux;
+mod playback;
+mod prewarm;
+mod time;
+mod upscale;
+mod upscaler;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Video super-resolution: W x H in, 4W x 4H out, frame for frame.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Upscale(upscale::Args),
+    Compare(compare::Args),
+    Doctor(doctor::Args),
+    Models(models::Args),
+    Bench(bench::Args),
+    Prewarm(prewarm::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli.command) {
+        Ok(code) => code,
+        Err(err) if err.is::<playback::Interrupted>() => {
+            eprintln!("fastvsr: {err:#}");
+            ExitCode::from(130)
+        }
+        Err(err) => {
+            eprintln!("fastvsr: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    playback::catch_signals()?;
+    gst::init()?;
+    gstfastvsr::plugin_register_static()?;
+    match command {
+        Command::Upscale(args) => upscale::run(args)?,
+        Command::Compare(args) => compare::run(args)?,
+        Command::Doctor(args) => return doctor::run(args),
+        Command::Models(args) => models::run(args)?,
+        Command::Bench(args) => bench::run(args)?,
+        Command::Prewarm(args) => prewarm::run(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,135 @@
+//! Owns the running of a pipeline to its end: errors in words, interruption, a progress bar.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Result, anyhow};
+use gst::prelude::*;
+use indicatif::{ProgressBar, ProgressStyle};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// How often the progress bar is drawn and an interruption noticed.
+const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(100);
+
+/// Ctrl-C, or a signal that asks to terminate.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
+
+/// Lets the first Ctrl-C end the work in order; the second ends the process.
+pub(crate) fn catch_signals() -> Result<()> {
+    ctrlc::set_handler(|| {
+        if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })?;
+    Ok(())
+}
+
+/// Fails if the user has interrupted.
+pub(crate) fn check_interrupted() -> Result<(), Interrupted> {
+    if INTERRUPTED.load(Ordering::SeqCst) { Err(Interrupted) } else { Ok(()) }
+}
+
+/// A pipeline that ends with its scope.
+#[derive(Debug)]
+pub(crate) struct Playback(pub(crate) gst::Pipeline);
+
+impl Drop for Playback {
+    fn drop(&mut self) {
+        let _ = self.0.set_state(gst::State::Null);
+    }
+}
+
+impl Playback {
+    /// A pipeline from a description as for `gst-launch-1.0`.
+    pub(crate) fn new(description: &str) -> Result<Self> {
+        let pipeline = gst::parse::launch(description).map_err(|err| missing(&err))?;
+        pipeline.downcast().map(Self).map_err(|_| anyhow!("not a pipeline: {description}"))
+    }
+
+    /// The element called `name` in the description.
+    pub(crate) fn element(&self, name: &str) -> gst::Element {
+        self.0.by_name(name).unwrap_or_else(|| unreachable!("{name} is in the description"))
+    }
+
+    pub(crate) fn sink(&self, name: &str) -> gst_app::AppSink {
+        self.element(name).downcast().unwrap_or_else(|_| unreachable!("{name} is an appsink"))
+    }
+
+    pub(crate) fn source(&self, name: &str) -> gst_app::AppSrc {
+        self.element(name).downcast().unwrap_or_else(|_| unreachable!("{name} is an appsrc"))
+    }
+
+    /// Goes to a state; what an element says about a failure is the error.
+    pub(crate) fn set_state(&self, state: gst::State) -> Result<()> {
+        match self.0.set_state(state) {
+            Ok(_) => Ok(()),
+            Err(err) => Err(self.error().unwrap_or_else(|| err.into())),
+        }
+    }
+
+    /// The error that waits on the bus.
+    pub(crate) fn error(&self) -> Option<anyhow::Error> {
+        let message = self.0.bus()?.pop_filtered(&[gst::MessageType::Error])?;
+        if let gst::MessageView::Error(err) = message.view() { Some(describe(err)) } else { None }
+    }
+
+    /// Plays to the end; calls `tick` some times a second.
+    pub(crate) fn run(&self, mut tick: impl FnMut()) -> Result<()> {
+        self.set_state(gst::State::Playing)?;
+        let bus = self.0.bus().expect("every pipeline has a bus");
+        loop {
+            check_interrupted()?;
+            let message = bus.timed_pop_filtered(TICK, &[gst::MessageType::Eos, gst::MessageType::Error]);
+            tick();
+            match message.as_ref().map(|message| message.view()) {
+                Some(gst::MessageView::Error(err)) => return Err(describe(err)),
+                Some(_) => return Ok(()),
+                None => {}
+            }
+        }
+    }
+}
+
+fn describe(err: &gst::message::Error) -> anyhow::Error {
+    let error = err.error();
+    if error.matches(gst::ResourceError::NoSpaceLeft) {
+        return anyhow!("{error} Free some space and go on with --resume");
+    }
+    // "Internal data stream error" alone says nothing; the reason is in the details.
+    let detail = err.debug().filter(|_| error.matches(gst::StreamError::Failed));
+    let source = err.src().map_or_else(String::new, |src| format!("{}: ", src.name()));
+    match detail {
+        Some(detail) => anyhow!("{source}{error} {}", detail.lines().last().unwrap_or_default()),
+        None => anyhow!("{error}"),
+    }
+}
+
+/// An element that GStreamer does not have.
+fn missing(err: &glib::Error) -> anyhow::Error {
+    anyhow!("{err}; `fastvsr doctor` says what is missing and how to install it")
+}
+
+/// A bar with frames, frames a second and the time that is left; drawn on terminals alone.
+pub(crate) fn progress(frames: Option<u64>) -> ProgressBar {
+    let (bar, template) = match frames {
+        Some(frames) => (
+            ProgressBar::new(frames),
+            "{percent:>3}% [{bar:40}] {pos}/{len} frames, {per_sec}, {eta} left",
+        ),
+        None => (ProgressBar::no_length(), "{spinner} {pos} frames, {per_sec}, {elapsed}"),
+    };
+    let style = ProgressStyle::with_template(template)
+        .expect("the template is valid")
+        .with_key("per_sec", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
+            let _ = write!(out, "{:.1} fps", state.per_sec());
+        })
+        .progress_chars("=> ");
+    bar.set_style(style);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    bar
+}

@@ -1,0 +1,98 @@
+//! Owns the element as the command line uses it: the arguments that choose model and provider, and the runtime.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use gst::prelude::*;
+use gstfastvsr::engine::{self, LogLevel, Runtime};
+
+/// Which model runs, and on what.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Upscaler {
+    /// Model package: a name as in `fastvsr models`, or a folder with a model.toml
+    #[arg(long, default_value = gstfastvsr::model::DEFAULT)]
+    pub(crate) model: String,
+    /// What runs the model: auto, cpu, openvino, cuda or tensorrt
+    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu", "openvino", "cuda", "tensorrt"])]
+    pub(crate) provider: String,
+    /// Frames that are upscaled together; 0 = the model's own
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1024))]
+    pub(crate) window: u32,
+}
+
+impl Upscaler {
+    /// Sets up the element of this name in a pipeline.
+    ///
+    /// # Errors
+    /// If no ONNX Runtime can be loaded.
+    pub(crate) fn configure(&self, element: &gst::Element) -> Result<()> {
+        runtime()?;
+        element.set_property("model", &self.model);
+        element.set_property_from_str("execution-provider", &self.provider);
+        element.set_property("window", self.window);
+        Ok(())
+    }
+
+    /// Output pixels per input pixel along each axis.
+    pub(crate) fn scale(&self) -> Result<usize> {
+        Ok(gstfastvsr::model::Source::find(&self.model)?.manifest()?.geometry.scale)
+    }
+}
+
+/// The process's ONNX Runtime. The element, compiled in, has no file of its own to look beside: this looks where the
+/// plugin's would be.
+pub(crate) fn runtime() -> Result<&'static Runtime> {
+    Ok(engine::load_runtime(None, &folders(), log)?)
+}
+
+/// Folders where an installed runtime lies: beside GStreamer's plugins, and under the prefix of this program.
+fn folders() -> Vec<PathBuf> {
+    let plugins = gst::Registry::get()
+        .find_plugin("coreelements")
+        .and_then(|plugin| plugin.filename())
+        .and_then(|file| Some(file.parent()?.join("../fastvsr")));
+    let program = std::env::current_exe().ok().and_then(|file| Some(file.parent()?.join("../lib/fastvsr")));
+    plugins.into_iter().chain(program).collect()
+}
+
+fn log(level: LogLevel, text: &str) {
+    if matches!(level, LogLevel::Error | LogLevel::Fatal) {
+        gst::error!(gst::CAT_RUST, "ONNX Runtime: {text}");
+    } else {
+        gst::debug!(gst::CAT_RUST, "ONNX Runtime: {text}");
+    }
+}
+
+/// Plays `count` frames of a test picture through the model and hands out the time at which each left, counted from
+/// the start of loading.
+///
+/// # Errors
+/// If the model does not run at this size.
+pub(crate) fn measure(
+    upscaler: &Upscaler,
+    (width, height): (u32, u32),
+    count: u32,
+    limit: std::time::Duration,
+) -> Result<Vec<std::time::Duration>> {
+    let playback = crate::playback::Playback::new(&format!(
+        "videotestsrc num-buffers={count} pattern=ball ! video/x-raw,format=I420,width={width},height={height} ! \
+         fastvsr name=vsr ! appsink name=sink sync=false max-buffers=1"
+    ))?;
+    upscaler.configure(&playback.element("vsr"))?;
+    let begin = std::time::Instant::now();
+    playback.set_state(gst::State::Playing)?;
+    let sink = playback.sink("sink");
+    let mut times = Vec::new();
+    while times.len() < count as usize && (times.len() < 2 || begin.elapsed() < limit) {
+        crate::playback::check_interrupted()?;
+        match sink.try_pull_sample(gst::ClockTime::from_mseconds(200)) {
+            Some(_) => times.push(begin.elapsed()),
+            None => {
+                if let Some(err) = playback.error() {
+                    return Err(err).with_context(|| format!("`{}` at {width}x{height}", upscaler.model));
+                }
+            }
+        }
+    }
+    Ok(times)
+}
