@@ -1,6 +1,60 @@
-//! x
+//! `fastvsr bench`: how fast each model runs on this machine, and up to which size that is real time.
+
+use std::time::Duration;
+
 use anyhow::Result;
-/// x
+
+use crate::{models, prewarm, upscaler, upscaler::Upscaler};
+
+/// Measure this machine: milliseconds a frame for every model at several sizes
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
-pub(crate) fn run(_: &Args) -> Result<()> { Ok(()) }
+pub(crate) struct Args {
+    /// Only this model
+    #[arg(long)]
+    model: Option<String>,
+    /// What runs the model: auto, cpu, openvino, cuda or tensorrt
+    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu", "openvino", "cuda", "tensorrt"])]
+    provider: String,
+    /// Input sizes
+    #[arg(long, value_delimiter = ',', value_parser = prewarm::size, default_value = "160x90,320x180,480x270,640x360")]
+    sizes: Vec<(u32, u32)>,
+    /// Seconds for each measurement
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let found = models::all().into_iter().filter(|package| package.manifest.is_ok()).map(|package| package.name);
+    let models: Vec<String> = args.model.clone().map_or_else(|| found.collect(), |model| vec![model]);
+    println!("{:<16} {:>10} {:>11} {:>9} {:>8}  real time", "model", "input", "output", "ms/frame", "fps");
+    for model in models {
+        let upscaler = Upscaler { model, provider: args.provider.clone(), window: 0 };
+        let scale = upscaler.scale()? as u32;
+        for (width, height) in &args.sizes {
+            let frame =
+                mean(&upscaler::measure(&upscaler, (*width, *height), 100_000, Duration::from_secs(args.seconds))?);
+            let fps = 1.0 / frame.as_secs_f64();
+            let real_time = [60, 50, 30, 25, 24].into_iter().find(|rate| fps >= f64::from(*rate));
+            println!(
+                "{:<16} {:>10} {:>11} {:>9.1} {:>8.1}  {}",
+                upscaler.model,
+                format!("{width}x{height}"),
+                format!("{}x{}", width * scale, height * scale),
+                frame.as_secs_f64() * 1e3,
+                fps,
+                real_time.map_or_else(|| "no".into(), |rate| format!("at {rate} frames a second")),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Mean time between frames, without the first quarter, which comes while caches and clocks settle.
+fn mean(times: &[Duration]) -> Duration {
+    let times = &times[(times.len() / 4).min(times.len().saturating_sub(2))..];
+    match times {
+        [first, .., last] => (*last - *first) / (times.len() as u32 - 1),
+        _ => Duration::MAX,
+    }
+}

@@ -1,6 +1,149 @@
-//! x
+//! `fastvsr doctor`: what upscaling needs and what of it is here; for what is missing, the command that installs it.
+
+use std::{fs, process::ExitCode};
+
 use anyhow::Result;
-/// x
+use gstfastvsr::{
+    engine::{Engine, Key, Precision, Provider, Runtime},
+    model::Source,
+};
+
+use crate::{models, upscaler};
+
+/// Say what is here, what is missing, and how to install it
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {}
-pub(crate) fn run(_: &Args) -> Result<std::process::ExitCode> { Ok(std::process::ExitCode::SUCCESS) }
+
+/// Elements that upscaling needs, and Debian's packages that have them.
+const NEEDED: &[(&str, &str)] = &[
+    ("decodebin", "gstreamer1.0-plugins-base"),
+    ("videoconvert", "gstreamer1.0-plugins-base"),
+    ("deinterlace", "gstreamer1.0-plugins-good"),
+    ("videoflip", "gstreamer1.0-plugins-good"),
+    ("qtdemux", "gstreamer1.0-plugins-good"),
+    ("matroskademux", "gstreamer1.0-plugins-good"),
+    ("mp4mux", "gstreamer1.0-plugins-good"),
+    ("matroskamux", "gstreamer1.0-plugins-good"),
+    ("h264parse", "gstreamer1.0-plugins-bad"),
+    ("x264enc", "gstreamer1.0-plugins-ugly"),
+    ("avdec_h264", "gstreamer1.0-libav"),
+];
+
+/// Elements that some files and options need.
+const WELCOME: &[(&str, &str, &str)] = &[
+    ("avdec_h265", "gstreamer1.0-libav", "H.265 input"),
+    ("x265enc", "gstreamer1.0-plugins-bad", "--codec h265"),
+    ("av1enc", "gstreamer1.0-plugins-bad", "--codec av1"),
+    ("vp9enc", "gstreamer1.0-plugins-good", ".webm output"),
+    ("avenc_aac", "gstreamer1.0-libav", "audio that .mp4 cannot hold"),
+    ("opusenc", "gstreamer1.0-plugins-base", "audio that .webm cannot hold"),
+    ("pngenc", "gstreamer1.0-plugins-good", "fastvsr compare"),
+    ("textoverlay", "gstreamer1.0-x", "fastvsr compare"),
+];
+
+/// CPU features that decide the speed, as Linux names them.
+const FEATURES: &[&str] = &["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16"];
+
+/// Runs the command; succeeds if upscaling works.
+pub(crate) fn run(_: &Args) -> Result<ExitCode> {
+    let mut fixes = Vec::new();
+    println!("fastvsr      {}", env!("CARGO_PKG_VERSION"));
+    println!("GStreamer    {}", gst::version_string().trim_start_matches("GStreamer "));
+    elements(&mut fixes);
+    cpu();
+    gpus();
+    let works = match upscaler::runtime() {
+        Ok(runtime) => {
+            println!("runtime      ONNX Runtime {}", version(runtime));
+            println!("             {}", runtime.library.display());
+            providers(runtime)
+        }
+        Err(err) => {
+            println!("runtime      missing: {err:#}");
+            false
+        }
+    };
+    if !works {
+        fixes.push("pip install onnxruntime-openvino, in an active Python environment".into());
+    }
+    for package in models::all() {
+        match package.manifest {
+            Ok(manifest) => println!("model        {} {} ({})", package.name, manifest.version, package.place),
+            Err(err) => println!("model        {}: unusable: {err:#}", package.name),
+        }
+    }
+    if fixes.is_empty() {
+        println!("\nUpscaling works.");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!("\nUpscaling does not work. What mends it:");
+    fixes.iter().for_each(|fix| println!("    {fix}"));
+    Ok(ExitCode::FAILURE)
+}
+
+fn elements(fixes: &mut Vec<String>) {
+    let missing = |name: &str| gst::ElementFactory::find(name).is_none();
+    let mut packages = Vec::new();
+    for (name, package) in NEEDED.iter().filter(|(name, _)| missing(name)) {
+        println!("element      {name} is missing ({package})");
+        packages.push(*package);
+    }
+    if packages.is_empty() {
+        println!("elements     all {} that upscaling needs", NEEDED.len());
+    } else {
+        packages.sort_unstable();
+        packages.dedup();
+        fixes.push(format!("apt install {}", packages.join(" ")));
+    }
+    for (name, package, purpose) in WELCOME.iter().filter(|(name, ..)| missing(name)) {
+        println!("optional     {name} is missing, for {purpose}: apt install {package}");
+    }
+}
+
+fn cpu() {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |names: &[&str]| {
+        let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(name, _)| names.contains(&name.trim())).map_or("", |(_, value)| value.trim())
+    };
+    let flags: Vec<&str> = field(&["flags", "Features"]).split(' ').collect();
+    let found: Vec<&str> = FEATURES.iter().copied().filter(|feature| flags.contains(feature)).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    println!("CPU          {} x {}", cores, field(&["model name", "Hardware"]));
+    println!("             {}", if found.is_empty() { "no wide vectors".into() } else { found.join(", ") });
+}
+
+fn gpus() {
+    let entries = fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
+    let models: Vec<String> = entries
+        .filter_map(|entry| fs::read_to_string(entry.path().join("information")).ok())
+        .filter_map(|text| Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_string()))
+        .collect();
+    if models.is_empty() {
+        println!("GPU          no NVIDIA driver");
+    }
+    models.iter().for_each(|model| println!("GPU          {model}"));
+}
+
+/// Loads the embedded model with each provider; whether any runs it.
+fn providers(runtime: &'static Runtime) -> bool {
+    let mut works = false;
+    for provider in [Provider::TensorRt, Provider::Cuda, Provider::OpenVino, Provider::Cpu] {
+        let key = Key { source: Source::Embedded, provider, device: 0, precision: Precision::Auto };
+        match Engine::open(runtime, &key) {
+            Ok(engine) => {
+                println!("provider     {:<9} works, in {}", provider.nick(), engine.precision.nick());
+                works = true;
+            }
+            Err(err) => println!("provider     {:<9} no: {err}", provider.nick()),
+        }
+    }
+    works
+}
+
+/// The version in the name of the library, where there is one.
+fn version(runtime: &Runtime) -> String {
+    let real = runtime.library.canonicalize().unwrap_or_else(|_| runtime.library.clone());
+    let name = real.file_name().unwrap_or_default().to_string_lossy();
+    name.strip_prefix("libonnxruntime.so.").unwrap_or("of unknown version").to_string()
+}

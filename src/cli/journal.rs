@@ -172,7 +172,8 @@ impl Journal {
 
 fn open(path: &Path) -> Result<File> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-    let file = file.with_context(|| format!("cannot write `{}`: expected a folder that can be written", path.display()))?;
+    let file =
+        file.with_context(|| format!("cannot write `{}`: expected a folder that can be written", path.display()))?;
     file.try_lock().map_err(|err| anyhow!("`{}` is in use by another fastvsr: {err}", path.display()))?;
     Ok(file)
 }
@@ -226,7 +227,8 @@ impl Frames {
         let mut data = vec![0; record.bytes as usize];
         self.reader.read_exact(&mut data)?;
         let mut buffer = gst::Buffer::from_mut_slice(data);
-        let time = |time: i64| gst::ClockTime::from_nseconds((ORIGIN.nseconds() as i64 + time - self.start).max(0) as u64);
+        let time =
+            |time: i64| gst::ClockTime::from_nseconds((ORIGIN.nseconds() as i64 + time - self.start).max(0) as u64);
         {
             let buffer = buffer.make_mut();
             buffer.set_pts(time(record.pts));
@@ -235,7 +237,8 @@ impl Frames {
                 self.last_dts = record.dts.max(self.last_dts.saturating_add(1)).min(record.pts);
                 buffer.set_dts(time(self.last_dts));
             }
-            buffer.set_duration((record.duration != NONE).then(|| gst::ClockTime::from_nseconds(record.duration as u64)));
+            buffer
+                .set_duration((record.duration != NONE).then(|| gst::ClockTime::from_nseconds(record.duration as u64)));
             if !record.key {
                 buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
             }

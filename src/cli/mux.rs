@@ -33,7 +33,7 @@ pub(crate) fn write(clip: &Clip, range: Range, container: Container, output: &Pa
 fn write_to(clip: &Clip, range: Range, container: Container, journal: &Path, part: &Path) -> Result<Vec<String>> {
     let mut frames = Frames::open(journal, range.from)?;
     let playback = Playback::new(&format!(
-        "filesrc name=file ! parsebin name=streams  {} name=mux ! filesink name=part  appsrc name=video format=time",
+        "filesrc name=file ! parsebin name=streams  {} name=mux ! filesink name=part  appsrc name=video format=time handle-segment-change=true",
         container.muxer()
     ))?;
     playback.element("file").set_property("location", &clip.path);
@@ -63,7 +63,8 @@ fn write_to(clip: &Clip, range: Range, container: Container, journal: &Path, par
     }
     video.static_pad("src").expect("an appsrc has a source pad").link(&pad)?;
 
-    // A muxer takes no further stream once it has begun, which the video would make it do.
+    // A muxer takes no further stream once it has begun, which the video would make it do. All streams are there
+    // before the first has data.
     video.set_locked_state(true);
     let notes = Arc::new(Mutex::new(Vec::new()));
     let streams = playback.element("streams");
@@ -71,6 +72,12 @@ fn write_to(clip: &Clip, range: Range, container: Container, journal: &Path, par
         let (pipeline, notes) = (playback.0.downgrade(), Arc::clone(&notes));
         move |_, pad| {
             let Some(pipeline) = pipeline.upgrade() else { return };
+            let video = video.clone();
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+                video.set_locked_state(false);
+                let _ = video.sync_state_with_parent();
+                gst::PadProbeReturn::Remove
+            });
             let note = match keep(&pipeline, pad, container, range) {
                 Ok(note) => note,
                 Err(err) => {
@@ -80,10 +87,6 @@ fn write_to(clip: &Clip, range: Range, container: Container, journal: &Path, par
             };
             notes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(note);
         }
-    });
-    streams.connect_no_more_pads(move |_| {
-        video.set_locked_state(false);
-        let _ = video.sync_state_with_parent();
     });
     playback.run(|| {})?;
     drop(playback);
@@ -164,7 +167,8 @@ fn plain_text(pad: &gst::Pad) {
                 *event = gst::event::Caps::new(&caps);
             }
             Some(gst::PadProbeData::Buffer(buffer)) => {
-                let text = buffer.map_readable().map(|data| unmark(&String::from_utf8_lossy(&data))).unwrap_or_default();
+                let text =
+                    buffer.map_readable().map(|data| unmark(&String::from_utf8_lossy(&data))).unwrap_or_default();
                 let mut plain = gst::Buffer::from_mut_slice(text.into_bytes());
                 let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS;
                 if let Some(plain) = plain.get_mut() {

@@ -117,10 +117,9 @@ fn missing(err: &glib::Error) -> anyhow::Error {
 /// A bar with frames, frames a second and the time that is left; drawn on terminals alone.
 pub(crate) fn progress(frames: Option<u64>) -> ProgressBar {
     let (bar, template) = match frames {
-        Some(frames) => (
-            ProgressBar::new(frames),
-            "{percent:>3}% [{bar:40}] {pos}/{len} frames, {per_sec}, {eta} left",
-        ),
+        Some(frames) => {
+            (ProgressBar::new(frames), "{percent:>3}% [{bar:40}] {pos}/{len} frames, {per_sec}, {eta} left")
+        }
         None => (ProgressBar::no_length(), "{spinner} {pos} frames, {per_sec}, {elapsed}"),
     };
     let style = ProgressStyle::with_template(template)

@@ -1,0 +1,312 @@
+//! The `fastvsr` command on real files: what goes in comes out larger, whole, and in time; what goes wrong is said.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use common::*;
+use gst::prelude::*;
+
+fn fastvsr(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fastvsr"));
+    command.current_dir(folder).args(arguments);
+    if arguments.first() == Some(&"upscale") {
+        command.args(["--provider", "cpu"]);
+    }
+    command
+}
+
+#[track_caller]
+fn succeeds(folder: &Path, arguments: &[&str]) -> String {
+    let output = fastvsr(folder, arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[track_caller]
+fn fails(folder: &Path, arguments: &[&str], expected: &str) {
+    let Output { status, stderr, .. } = fastvsr(folder, arguments).output().unwrap();
+    let message = String::from_utf8(stderr).unwrap();
+    assert!(status.code().is_some_and(|code| code == 1 || code == 2), "{arguments:?}: {status:?}");
+    assert!(message.contains(expected) && !message.contains("panicked"), "{arguments:?}: {message}");
+}
+
+/// A film of 64x48 with a tone, `frames` long, made with the elements in `video` after the test picture.
+fn film(folder: &Path, name: &str, frames: u32, video: &str, mux: &str) {
+    let audio = frames * 1024 / 23;
+    Pipeline::new(&format!(
+        "videotestsrc num-buffers={frames} pattern=ball ! video/x-raw,format=I420,width=64,height=48,framerate=25/1 ! \
+         {video} ! x264enc speed-preset=ultrafast key-int-max=25 ! {mux} name=mux ! filesink location={} \
+         audiotestsrc num-buffers={} samplesperbuffer=1024 ! audio/x-raw,rate=44100,channels=2 ! avenc_aac ! mux.",
+        folder.join(name).display(),
+        audio.div_ceil(26).max(2),
+    ))
+    .run();
+}
+
+/// Buffers of the first stream of a kind, without decoding: times and sizes.
+fn packets(file: &Path, kind: &str) -> Vec<(Option<gst::ClockTime>, usize)> {
+    init();
+    let pipeline = Pipeline::new(&format!("filesrc location={} ! parsebin name=streams", file.display()));
+    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (bin, sizes, kind) = (pipeline.0.downgrade(), seen.clone(), kind.to_string());
+    pipeline.by_name("streams").unwrap().connect_pad_added(move |_, pad| {
+        let bin = bin.upgrade().unwrap();
+        let sink = gst::ElementFactory::make("fakesink").property("sync", false).property("async", false).build();
+        let sink = sink.unwrap();
+        bin.add(&sink).unwrap();
+        sink.sync_state_with_parent().unwrap();
+        pad.link(&sink.static_pad("sink").unwrap()).unwrap();
+        if pad.current_caps().is_some_and(|caps| caps.structure(0).unwrap().name().starts_with(&kind)) {
+            let sizes = sizes.clone();
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+                let buffer = info.buffer().unwrap();
+                sizes.lock().unwrap().push((buffer.pts(), buffer.size()));
+                gst::PadProbeReturn::Ok
+            });
+        }
+    });
+    pipeline.run();
+    std::mem::take(&mut *seen.lock().unwrap())
+}
+
+/// The frames of a file: their times, and their luma.
+fn frames(file: &Path) -> Vec<(gst::ClockTime, Vec<u8>)> {
+    init();
+    let pipeline = Pipeline::new(&format!(
+        "filesrc location={} ! parsebin ! video/x-h264 ! decodebin ! videoconvert ! video/x-raw,format=GRAY8 ! \
+         appsink name=sink sync=false",
+        file.display()
+    ));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let sink: gst_app::AppSink = pipeline.by_name("sink").unwrap().downcast().unwrap();
+    let mut frames = Vec::new();
+    while let Ok(sample) = sink.pull_sample() {
+        let buffer = sample.buffer().unwrap();
+        let segment = sample.segment().unwrap().downcast_ref::<gst::ClockTime>().unwrap();
+        let time = segment.to_stream_time(buffer.pts()).unwrap();
+        frames.push((time, plane(&buffer.to_owned(), &info(&sample.caps_owned().unwrap()), 0)));
+    }
+    assert_eq!(pipeline.error(), None);
+    frames
+}
+
+fn times(file: &Path) -> Vec<u64> {
+    frames(file).iter().map(|(time, _)| (time.nseconds() + 500_000) / 1_000_000).collect()
+}
+
+fn psnr(a: &[u8], b: &[u8]) -> f64 {
+    let sum: f64 = a.iter().zip(b).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum();
+    10.0 * (255.0f64.powi(2) * a.len() as f64 / sum.max(1e-9)).log10()
+}
+
+fn video(file: &Path) -> gst_pbutils::DiscovererVideoInfo {
+    init();
+    let discoverer = gst_pbutils::Discoverer::new(TIMEOUT).unwrap();
+    let info = discoverer.discover_uri(&glib::filename_to_uri(file, None).unwrap()).unwrap();
+    info.video_streams().swap_remove(0).downcast().unwrap()
+}
+
+fn leftovers(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with('.')).collect()
+}
+
+#[test]
+fn a_film_keeps_its_frames_its_times_and_its_sound() {
+    for (extension, mux) in [("mp4", "mp4mux"), ("mkv", "matroskamux")] {
+        let folder = tempfile::tempdir().unwrap();
+        let (input, output) = (format!("in.{extension}"), format!("out.{extension}"));
+        film(folder.path(), &input, 50, "identity", mux);
+        succeeds(folder.path(), &["upscale", &input, &output]);
+        let (input, output) = (folder.path().join(input), folder.path().join(output));
+        assert_eq!((video(&output).width(), video(&output).height()), (256, 192));
+        assert_eq!(times(&output).len(), 50);
+        assert_eq!(times(&output), times(&input), "{extension}");
+        let sizes = |file: &Path| packets(file, "audio").iter().map(|(_, size)| *size).collect::<Vec<_>>();
+        assert!(!sizes(&input).is_empty());
+        assert_eq!(sizes(&output), sizes(&input), "the sound was encoded anew");
+        assert_eq!(leftovers(folder.path()), [] as [PathBuf; 0]);
+    }
+}
+
+#[test]
+fn a_part_begins_at_zero() {
+    let folder = tempfile::tempdir().unwrap();
+    film(folder.path(), "in.mp4", 100, "identity", "mp4mux");
+    succeeds(folder.path(), &["upscale", "in.mp4", "out.mp4", "--start", "2.4", "--duration", "0.8"]);
+    assert_eq!(times(&folder.path().join("out.mp4")), (0..20).map(|n| n * 40).collect::<Vec<_>>());
+}
+
+#[test]
+fn pixels_that_are_not_square_stay_so_and_turned_video_is_turned() {
+    let folder = tempfile::tempdir().unwrap();
+    let sar = "capssetter caps=video/x-raw,pixel-aspect-ratio=4/3";
+    film(folder.path(), "wide.mp4", 5, sar, "mp4mux");
+    succeeds(folder.path(), &["upscale", "wide.mp4", "out.mp4"]);
+    assert_eq!(video(&folder.path().join("out.mp4")).par(), gst::Fraction::new(4, 3));
+    film(folder.path(), "turned.mp4", 5, "taginject tags=image-orientation=rotate-90", "mp4mux");
+    succeeds(folder.path(), &["upscale", "turned.mp4", "upright.mp4"]);
+    let upright = video(&folder.path().join("upright.mp4"));
+    assert_eq!((upright.width(), upright.height()), (192, 256));
+}
+
+#[test]
+fn frames_of_uneven_length_keep_their_times_and_subtitles_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("s.srt"), "1\n00:00:00,100 --> 00:00:00,900\nHello\n\n").unwrap();
+    let input = folder.path().join("in.mkv");
+    // Three of every five frames are dropped by a rate that is not a divisor.
+    Pipeline::new(&format!(
+        "videotestsrc num-buffers=40 pattern=ball ! video/x-raw,format=I420,width=64,height=48,framerate=25/1 ! \
+         videorate drop-only=true max-rate=17 ! x264enc speed-preset=ultrafast ! matroskamux name=mux ! \
+         filesink location={} filesrc location={} ! subparse ! mux.",
+        input.display(),
+        folder.path().join("s.srt").display()
+    ))
+    .run();
+    succeeds(folder.path(), &["upscale", "in.mkv", "out.mkv"]);
+    let output = folder.path().join("out.mkv");
+    assert_eq!(times(&output), times(&input));
+    let distances: std::collections::HashSet<u64> = times(&input).windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(distances.len() > 1, "the input is even");
+    assert_eq!(packets(&output, "text"), packets(&input, "text"));
+    assert_eq!(packets(&output, "text").len(), 1);
+}
+
+#[test]
+fn what_cannot_be_upscaled_is_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(at, "in.mp4", 5, "identity", "mp4mux");
+    Pipeline::new(&format!(
+        "audiotestsrc num-buffers=20 ! avenc_aac ! mp4mux ! filesink location={}",
+        at.join("sound.mp4").display()
+    ))
+    .run();
+    fs::write(at.join("text.mp4"), "not a video").unwrap();
+    fs::write(at.join("empty.mp4"), "").unwrap();
+    fs::write(at.join("there.mp4"), "").unwrap();
+    fails(at, &["upscale", "nothing.mp4", "out.mp4"], "cannot read `nothing.mp4`");
+    fails(at, &["upscale", ".", "out.mp4"], "expected a video file");
+    fails(at, &["upscale", "sound.mp4", "out.mp4"], "expected a video stream, got audio alone");
+    fails(at, &["upscale", "text.mp4", "out.mp4"], "is not a video that GStreamer can read");
+    fails(at, &["upscale", "empty.mp4", "out.mp4"], "is not a video that GStreamer can read");
+    fails(at, &["upscale", "in.mp4", "in.mp4"], "the same file");
+    fails(at, &["upscale", "in.mp4", "there.mp4"], "--force");
+    fails(at, &["upscale", "in.mp4", "out.avi"], "expected a name that ends in");
+    fails(at, &["upscale", "in.mp4", "no/such/folder/out.mp4"], "expected a folder that can be written");
+    fails(at, &["upscale", "in.mp4", "out.mp4", "--start", "1:00"], "expected a time before the end");
+    fails(at, &["upscale", "in.mp4", "out.mp4", "--start", "soon"], "expected seconds");
+    fails(at, &["upscale", "in.mp4", "out.mp4", "--model", "none"], "no model named `none`");
+    fails(at, &["upscale", "in.mp4", "out.webm", "--codec", "h264"], "cannot be put into this kind of file");
+    fails(at, &["upscale", "in.mp4", "out.mp4", "--resume", "--force"], "cannot be used with");
+    assert!(!at.join("out.mp4").exists());
+    assert_eq!(leftovers(at), [] as [PathBuf; 0]);
+}
+
+/// Begins to upscale and comes back when the journal has grown beyond some groups of pictures.
+fn begin(folder: &Path, input: &str) -> Child {
+    let mut command = fastvsr(folder, &["upscale", input, "out.mp4"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let journal = folder.join(".out.mp4.fastvsr");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fs::metadata(&journal).map_or(0, |about| about.len()) < 60_000 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it could be interrupted");
+        assert!(Instant::now() < deadline, "no frame was written");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_film() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(at, "in.mp4", 500, "identity", "mp4mux");
+    succeeds(at, &["upscale", "in.mp4", "whole.mp4"]);
+    let mut child = begin(at, "in.mp4");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!at.join("out.mp4").exists());
+    fails(at, &["upscale", "in.mp4", "out.mp4"], "--resume");
+    fails(at, &["upscale", "in.mp4", "out.mp4", "--resume", "--quality", "30"], "cannot resume");
+    succeeds(at, &["upscale", "in.mp4", "out.mp4", "--resume"]);
+    let (whole, resumed) = (frames(&at.join("whole.mp4")), frames(&at.join("out.mp4")));
+    assert_eq!(resumed.len(), 500);
+    for (n, (a, b)) in whole.iter().zip(&resumed).enumerate() {
+        assert_eq!(a.0, b.0, "frame {n}");
+        assert!(psnr(&a.1, &b.1) > 40.0, "frame {n}: {:.1} dB", psnr(&a.1, &b.1));
+    }
+    assert_eq!(leftovers(at), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn an_interrupted_run_leaves_no_broken_file_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(at, "in.mp4", 500, "identity", "mp4mux");
+    let child = begin(at, "in.mp4");
+    // SAFETY: a signal to a child that has not been waited for.
+    unsafe { libc::kill(child.id() as i32, libc::SIGINT) };
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{output:?}");
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--resume goes on"));
+    assert!(!at.join("out.mp4").exists());
+    succeeds(at, &["upscale", "in.mp4", "out.mp4", "--resume"]);
+    assert_eq!(times(&at.join("out.mp4")), times(&at.join("in.mp4")));
+}
+
+#[test]
+fn a_comparison_is_a_video_a_picture_and_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(at, "in.mp4", 10, "identity", "mp4mux");
+    for wipe in [&[][..], &["--wipe"]] {
+        let arguments = [&["compare", "in.mp4", "--html", "--force", "--provider", "cpu"], wipe].concat();
+        succeeds(at, &arguments);
+        let film = at.join("in-compare.mp4");
+        assert_eq!(video(&film).width(), if wipe.is_empty() { 512 } else { 256 });
+        assert_eq!(times(&film).len(), 10);
+        assert!(fs::read(at.join("in-compare.png")).unwrap().starts_with(b"\x89PNG"));
+        let page = fs::read_to_string(at.join("in-compare.html")).unwrap();
+        assert_eq!(page.matches("data:image/png;base64,iVBOR").count(), 2);
+        assert!(!page.contains('@') && !page.contains("http"), "the page needs something from elsewhere");
+    }
+    assert_eq!(leftovers(at), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn the_doctor_finds_what_the_tests_run_on_and_misses_what_is_hidden() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = succeeds(folder.path(), &["doctor"]);
+    assert!(said.contains("Upscaling works.") && said.contains("provider     cpu       works"), "{said}");
+    let hidden = fastvsr(folder.path(), &["doctor"]).env("ORT_DYLIB_PATH", "/nothing").output().unwrap();
+    let said = String::from_utf8(hidden.stdout).unwrap();
+    assert_eq!(hidden.status.code(), Some(1));
+    assert!(said.contains("pip install onnxruntime"), "{said}");
+}
+
+#[test]
+fn models_are_listed_measured_and_warmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = String::from_utf8(
+        fastvsr(folder.path(), &["models"]).env("FASTVSR_MODEL_PATH", model("")).output().unwrap().stdout,
+    )
+    .unwrap();
+    assert!(said.contains("compact-s") && said.contains("PSNR") && said.contains("counter"), "{said}");
+    let said = succeeds(folder.path(), &["bench", "--provider", "cpu", "--sizes", "32x32", "--seconds", "1"]);
+    assert!(said.contains("compact-s") && said.contains("128x128"), "{said}");
+    let said = succeeds(folder.path(), &["prewarm", "32x32", "--provider", "cpu"]);
+    assert!(said.contains("first frame after"), "{said}");
+    fails(folder.path(), &["prewarm", "32"], "expected WIDTHxHEIGHT");
+    for command in ["upscale", "compare", "doctor", "models", "bench", "prewarm"] {
+        assert!(succeeds(folder.path(), &[command, "--version"]).contains(env!("CARGO_PKG_VERSION")));
+    }
+}
