@@ -37,10 +37,13 @@ class EncoderGraph(nn.Module):
         self.stem, self.stem_bias = on_pixels(net.stem)
         self.upscale = bilinear_filter(2)
 
+    def unshuffled(self, frames):
+        """The x2 frame, as `Encoder.encode` takes it."""
+        return F.conv2d(pad_edges(to_nchw(frames), 2), self.upscale)
+
     def forward(self, frames):
         net = self.encoder
-        x = F.conv2d(pad_edges(to_nchw(frames), 2), self.upscale)
-        x = F.relu(F.conv2d(x, self.stem, self.stem_bias))
+        x = F.relu(F.conv2d(self.unshuffled(frames), self.stem, self.stem_bias))
         return net.blocks2(net.down2(net.blocks1(net.down1(x))))
 
 
@@ -59,9 +62,11 @@ class DecoderGraph(nn.Module):
         net, padded = self.decoder, pad_edges(to_nchw(frames), 1)
         x = net.up2(net.blocks1(net.up1(net.mid(net.conv_in(denoised)))))
         x, state = net.step(x + F.conv2d(padded, self.condition, self.condition_bias), state)
-        x = F.conv2d(F.relu(net.up3(x)), self.out, self.out_bias, padding=1)
-        x = x + F.pixel_shuffle(F.conv2d(padded, self.skip), 2)
-        return to_frames(F.pixel_shuffle(x, 2)), state
+        return to_frames(self.image(F.relu(net.up3(x)), F.pixel_shuffle(F.conv2d(padded, self.skip), 2))), state
+
+    def image(self, features, skip):
+        """Features [1, 4C, 2H, 2W] and the upscaled frame in PixelUnshuffle layout -> [1, 3, 4H, 4W]."""
+        return F.pixel_shuffle(F.conv2d(features, self.out, self.out_bias, padding=1) + skip, 2)
 
 
 BLOCK = 8  # tiles of the element have their edges at multiples of this, in LR pixels
@@ -105,15 +110,17 @@ def fused(net):
     return net
 
 
+def state(stage, channels, stride):
+    return State(f"{stage}_state", f"{stage}_state_out", channels, stride)
+
+
 def export_package(net, name, folder, description, half=True):
     """Write the package of a FastVSR network into `folder`."""
     halo, size, net = halos(net), net.size, fused(net)
-    unet_state = State("unet_state", "unet_state_out", size.latent, 4)
-    decoder_state = State("decoder_state", "decoder_state_out", size.trunk, 1)
     stages = {
         "encoder": Stage(EncoderGraph(net.encoder), ("frames",), halo=halo["encoder"]),
-        "unet": Stage(net.unet, ("latent",), (unet_state,), halo["unet"]),
-        "decoder": Stage(DecoderGraph(net.decoder), ("denoised", "frames"), (decoder_state,), halo["decoder"]),
+        "unet": Stage(net.unet, ("latent",), (state("unet", size.latent, 4),), halo["unet"]),
+        "decoder": Stage(DecoderGraph(net.decoder), ("denoised", "frames"), (state("decoder", size.trunk, 1),), halo["decoder"]),
     }
     about = {"name": name, "license": "MIT OR Apache-2.0", "description": description}
     geometry = {"scale": 4, "encoder-stride": 8, "decoder-stride": 16, "multiple": BLOCK, "memory": MEMORY.get(name, 0)}

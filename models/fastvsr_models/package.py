@@ -6,6 +6,7 @@ folded, weights stored in half precision, external data files where they are lar
 
 import hashlib
 import json
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -108,17 +109,18 @@ def export_graph(module, inputs, outputs, axes, path, half=True, external=False)
 
     With `external` the weights go into PATH.data, as they must where they exceed the 2 GB of a protocol buffer.
     """
-    torch.onnx.export(
-        module,
-        tuple(inputs.values()),
-        path,
-        input_names=list(inputs),
-        output_names=outputs,
-        dynamic_axes=axes,
-        opset_version=OPSET,
-        dynamo=False,
-    )
-    model = onnxscript.optimizer.optimize(onnx.load(path))
+    with tempfile.TemporaryDirectory() as folder:  # a large graph becomes hundreds of files at first
+        torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            f"{folder}/graph.onnx",
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        model = onnxscript.optimizer.optimize(onnx.load(f"{folder}/graph.onnx"))
     for output in model.graph.output:
         first = output.type.tensor_type.shape.dim[0]
         if 0 not in axes[output.name]:
