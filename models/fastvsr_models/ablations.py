@@ -32,8 +32,8 @@ VARIANTS = {
     "no memory": "[variant]\nmemory = []",
     "memory on the latent grid alone": '[variant]\nmemory = ["latent"]',
     "memory on the LR grid alone": '[variant]\nmemory = ["lr"]',
-    "lower-bound guidance": "[loss]\nlbg = 0.1\nbeta = 1e-5",
-    "adversarial": "[loss]\nadversarial = 1e-3",
+    "lower-bound guidance": "[variant]\nstride = 16\n[loss]\nlbg = 0.1\nbeta = 1e-5",
+    "adversarial": "[variant]\nstride = 16\n[loss]\nadversarial = 1e-3",
     "latent noise": "[variant]\nlatent_noise = 0.1",
 }
 RECIPES = ("bi", "bi+crf28")
