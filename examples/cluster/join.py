@@ -1,6 +1,6 @@
 """Joins the segments of a manifest: no frame is encoded again, times are the source's, sound and subtitles are copied.
 
-    python -m cluster.join job/manifest.json film-4x.mp4
+python -m cluster.join job/manifest.json film-4x.mp4
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What planner and workers share: pipelines written as for gst-launch-1.0, played to their end, and the model's hash."""
+"""What planner and workers share: pipelines written as for gst-launch-1.0, played to their end; the model's hash."""
 
 import hashlib
 from pathlib import Path

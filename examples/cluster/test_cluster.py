@@ -1,4 +1,4 @@
-"""The planner's choices, and whole jobs: one by one, on a Ray cluster that loses a machine, against one machine's film."""
+"""The planner's choices, and whole jobs against one machine's film: one by one, and on a cluster that loses a machine."""
 
 import json
 import subprocess
@@ -54,12 +54,9 @@ def film(tmp_path_factory):
 def alone(film, tmp_path_factory):
     """The film upscaled by one machine in one go."""
     path = tmp_path_factory.mktemp("alone") / "alone.mkv"
-    run(f"filesrc location={film} ! decodebin ! videoconvert ! fastvsr {CPU} ! videoconvert ! {LOSSLESS} ! matroskamux ! filesink location={path}")
+    pipeline = f"filesrc location={film} ! decodebin ! videoconvert ! fastvsr {CPU} ! videoconvert ! {LOSSLESS} ! "
+    play(Gst.parse_launch(f"{pipeline} matroskamux ! filesink location={path}"))
     return path
-
-
-def run(pipeline):
-    play(Gst.parse_launch(pipeline))
 
 
 def video(path):
@@ -123,7 +120,9 @@ def test_every_frame_is_in_one_segment():
         segments = list(split(frames, keys, cuts, length, 8))
         assert [first for first, _, _ in segments] == [0, *np.cumsum([count for _, count, _ in segments])][:-1]
         assert sum(count for _, count, _ in segments) == frames
-        assert all(0 < count <= max(1.5 * length, 1) + 1 and 0 <= warm <= min(8, first) for first, count, warm in segments)
+        assert all(
+            0 < count <= max(1.5 * length, 1) + 1 and 0 <= warm <= min(8, first) for first, count, warm in segments
+        )
 
 
 def test_segments_joined_equal_one_machine(film, alone, tmp_path):

@@ -1,4 +1,4 @@
-"""Measures how many frames the recurrent state needs until a run that began later gives the pictures of one that did not.
+"""Measures after how many frames a run that began later gives the pictures of one that began at the first frame.
 
     python -m cluster.warm_up CLIPS
 

@@ -19,7 +19,7 @@ def segment_path(manifest, index):
     return Path(manifest).parent / "segments" / f"{index:06}.mkv"
 
 
-def work(manifest, index, worker=f"{socket.gethostname()}-{os.getpid()}"):
+def work(manifest, index, worker=None):
     """Upscales segment `index` of the manifest file `manifest`, unless that is done; gives its path."""
     target = segment_path(manifest, index)
     if target.exists():
@@ -33,7 +33,7 @@ def work(manifest, index, worker=f"{socket.gethostname()}-{os.getpid()}"):
     end = segments[index + 1]["pts"][0] if index + 1 < len(segments) else None
 
     target.parent.mkdir(exist_ok=True)
-    unfinished = target.with_suffix(f".{worker}.part")
+    unfinished = target.with_suffix(f".{worker or f'{socket.gethostname()}-{os.getpid()}'}.part")
     pipeline = Gst.parse_launch(
         f"{DECODE.format(Path(manifest).parent / job['source'])} ! queue ! "
         f'fastvsr name=vsr model="{model["name"]}" {job["properties"]} ! videoconvert ! queue ! {job["encoder"]} ! '
