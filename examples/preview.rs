@@ -23,6 +23,9 @@ use gst_video::{VideoFrameExt, VideoFrameRef, VideoInfo};
 /// Of the embedded model.
 const SCALE: i32 = 4;
 
+/// Where the line is before the size of the picture is known.
+const UNSET: usize = usize::MAX;
+
 /// Bytes of an RGBx pixel.
 const PIXEL: usize = 4;
 
@@ -86,7 +89,7 @@ fn main() -> Result<()> {
 
     // The size of the pictures is known when the first frame is decoded, before it is scaled.
     let (large, both, crop) = (element("large"), element("both"), element("crop"));
-    let line = Arc::new(AtomicUsize::new(0));
+    let line = Arc::new(AtomicUsize::new(UNSET));
     let middle = Arc::clone(&line);
     let frames = element("frames").static_pad("sink").expect("a tee has a sink pad");
     frames.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
@@ -98,7 +101,8 @@ fn main() -> Result<()> {
             large.set_property("caps", caps);
             both.static_pad("sink_1").expect("it is linked").set_property("xpos", width);
             crop.set_property("right", if wipes { width } else { 0 });
-            middle.store(width as usize / 2, Ordering::Relaxed);
+            // Not again when the clip begins again.
+            let _ = middle.compare_exchange(UNSET, width as usize / 2, Ordering::Relaxed, Ordering::Relaxed);
         }
         gst::PadProbeReturn::Ok
     });
