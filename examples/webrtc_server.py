@@ -83,10 +83,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         self.reply(200, "text/html", PAGE)
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         offer = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.reply(201, "application/sdp", Client(args.source, offer).answer())
 
