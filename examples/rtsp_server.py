@@ -1,7 +1,7 @@
-"""An RTSP server whose clients see a camera upscaled: rtsp://HOST:8554/live.
+"""An RTSP server whose clients see a video upscaled: rtsp://HOST:8554/live.
 
-    python3 examples/rtsp_server.py rtsp://camera/stream      # also a file or any other URI
-    python3 examples/rtsp_server.py test                      # a moving test picture
+    python3 examples/rtsp_server.py examples/demo/clip.mp4    # a file or a URI
+    python3 examples/rtsp_server.py test                      # a moving test picture, live
 
     ffplay rtsp://127.0.0.1:8554/live
 
@@ -19,11 +19,11 @@ from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
 TEST = "videotestsrc is-live=true pattern=ball ! video/x-raw,width=160,height=90,framerate=15/1"
 
-# window=1: the next frame is not waited for. A queue on both sides, so that decoding, upscaling and encoding go on at the
-# same time; the first one lets frames go when the machine is too slow, so that the picture does not lag behind.
+# window=1: the next frame is not waited for. A queue on both sides, so that decoding, upscaling and encoding go on at
+# the same time; the first one lets frames go when the machine is too slow, so that the picture does not lag behind.
 UPSCALE = (
-    "videoconvert ! queue leaky=downstream max-size-buffers=2 ! fastvsr window=1 ! videoconvert ! queue max-size-buffers=2 "
-    "! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=30 ! rtph264pay name=pay0 config-interval=-1"
+    "videoconvert ! queue leaky=downstream max-size-buffers=2 ! fastvsr window=1 ! videoconvert ! "
+    "queue max-size-buffers=2 ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=30 ! rtph264pay name=pay0 config-interval=-1"
 )
 
 

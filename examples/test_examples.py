@@ -1,4 +1,4 @@
-"""Runs every example as a user would: servers with real clients, the window under Xvfb. `make test-examples` sets it up."""
+"""Runs every example as a user would: servers with real clients, the window under Xvfb. For `make test-examples`."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from cluster.media import Gst, play
+from cluster.media import Gst
 
 import gi  # isort: skip
 
@@ -67,9 +67,14 @@ def short(tmp_path_factory):
 
 def shape(path):
     """Frames, width and height of what anybody would decode."""
-    with av.open(str(path)) as file:
-        frames = [(frame.width, frame.height) for frame in file.decode(video=0)]
-    return len(frames), *frames[0]
+    entries = "stream=nb_read_frames,width,height"
+    text = run(
+        *["ffprobe", "-v", "error", "-count_frames", "-select_streams", "v", "-of", "csv=p=0", "-show_entries"],
+        entries,
+        path,
+    )
+    width, height, frames = map(int, text.split()[0].split(",")[:3])
+    return frames, width, height
 
 
 def test_live_capture_reports_its_latency():
@@ -110,8 +115,7 @@ def test_hls(short, tmp_path):
     assert playlist.count("#EXTINF") == 2
     assert "#EXT-X-ENDLIST" in playlist
     assert shape(tmp_path / "playlist.m3u8") == (75, 384, 256)
-    with av.open(str(tmp_path / "playlist.m3u8")) as file:
-        assert file.streams.audio
+    assert "aac" in run("ffprobe", "-v", "error", "-show_streams", tmp_path / "playlist.m3u8")
 
 
 def rtsp_client(url, out):
@@ -192,7 +196,11 @@ def test_webrtc(server):
 
 def picture(description, path):
     """The first frame of a pipeline, RGB."""
-    play(Gst.parse_launch(f"{description} ! videoconvert ! pngenc snapshot=true ! filesink location={path}"))
+    run(
+        "gst-launch-1.0",
+        "-q",
+        *f"{description} ! videoconvert ! pngenc snapshot=true ! filesink location={path}".split(),
+    )
     return pixels(path)
 
 

@@ -37,8 +37,8 @@ class Client:
             line.split()[0].split(":")[1] for line in offer.splitlines() if line.upper().endswith(" VP8/90000")
         )
         self.pipeline = Gst.parse_launch(
-            f"{source} ! videoconvert ! queue leaky=downstream max-size-buffers=2 ! fastvsr window=1 ! videoconvert ! queue "
-            f"! vp8enc deadline=1 cpu-used=8 target-bitrate=3000000 keyframe-max-dist=60 ! rtpvp8pay pt={number} "
+            f"{source} ! videoconvert ! queue leaky=downstream max-size-buffers=2 ! fastvsr window=1 ! videoconvert ! "
+            f"queue ! vp8enc deadline=1 cpu-used=8 target-bitrate=3000000 keyframe-max-dist=60 ! rtpvp8pay pt={number} "
             f"! webrtcbin name=peer bundle-policy=max-bundle"
         )
         self.peer, self.gathered = self.pipeline.get_by_name("peer"), threading.Event()

@@ -1,4 +1,4 @@
-"""The planner's choices, and whole jobs against one machine's film: one by one, and on a cluster that loses a machine."""
+"""The planner's choices, and whole jobs against one machine's film: one by one, and on a cluster that loses one."""
 
 import json
 import subprocess
