@@ -22,8 +22,9 @@ TEST = "videotestsrc is-live=true pattern=ball ! video/x-raw,width=160,height=90
 # window=1: the next frame is not waited for. A queue on both sides, so that decoding, upscaling and encoding go on at
 # the same time; the first one lets frames go when the machine is too slow, so that the picture does not lag behind.
 UPSCALE = (
-    "videoconvert ! queue leaky=downstream max-size-buffers=2 ! fastvsr window=1 ! videoconvert ! "
-    "queue max-size-buffers=2 ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=30 ! rtph264pay name=pay0 config-interval=-1"
+    "videoconvert ! queue leaky=downstream max-size-buffers=2 ! fastvsr window=1 ! videoconvert "
+    "! queue max-size-buffers=2 ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=30 "
+    "! rtph264pay name=pay0 config-interval=-1"
 )
 
 

@@ -139,8 +139,9 @@ class WhepClient:
 
     def __init__(self, url):
         self.frames, self.gathered, self.ready = [], threading.Event(), threading.Event()
-        self.pipeline = Gst.parse_launch("webrtcbin name=peer bundle-policy=max-bundle")
-        self.peer = self.pipeline.get_by_name("peer")
+        self.pipeline, self.peer = Gst.Pipeline(), Gst.ElementFactory.make("webrtcbin")
+        self.peer.set_property("bundle-policy", GstWebRTC.WebRTCBundlePolicy.MAX_BUNDLE)
+        self.pipeline.add(self.peer)
         caps = Gst.Caps.from_string("application/x-rtp,media=video,encoding-name=VP8,payload=97,clock-rate=90000")
         self.peer.emit("add-transceiver", GstWebRTC.WebRTCRTPTransceiverDirection.RECVONLY, caps)
         self.peer.connect("pad-added", self.on_pad)
@@ -195,11 +196,11 @@ def test_webrtc(server):
 
 
 def picture(description, path):
-    """The first frame of a pipeline, RGB."""
+    """The last frame of a pipeline, RGB."""
     run(
         "gst-launch-1.0",
         "-q",
-        *f"{description} ! videoconvert ! pngenc snapshot=true ! filesink location={path}".split(),
+        *f"{description} ! videoconvert ! pngenc ! multifilesink location={path}".split(),
     )
     return pixels(path)
 
