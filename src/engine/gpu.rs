@@ -2,6 +2,7 @@
 //! providers lack and where to get them, and what an engine compiled for a GPU depends on.
 
 use std::{
+    error::Error as _,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -35,11 +36,10 @@ pub(super) fn with_libraries(
     let folders = package_folders(library);
     loop {
         let Err(reason) = register() else { return Ok(()) };
-        let missing = missing_library(&reason).map(|name| load(name, &folders));
-        match missing {
-            Some(Ok(true)) => {}
-            Some(Err(reason)) => return Err(Error::Provider { provider, reason }),
-            _ => return Err(Error::Provider { provider, reason }),
+        let refuse = |reason| Error::Provider { provider, reason };
+        let loaded = missing_library(&reason).map_or(Ok(false), |name| load(name, &folders));
+        if !loaded.map_err(refuse)? {
+            return Err(refuse(reason));
         }
     }
 }
@@ -67,7 +67,8 @@ fn load(name: &str, folders: &[PathBuf]) -> Result<bool, String> {
                 return Ok(true);
             }
             Err(err) => {
-                let reason = err.to_string();
+                // What the system said is behind the error.
+                let reason = err.source().map_or_else(|| err.to_string(), ToString::to_string);
                 let needed = missing_library(&reason).filter(|needed| *needed != name);
                 if !needed.map_or(Ok(false), |needed| load(needed, folders))? {
                     return Err(reason);
@@ -108,7 +109,8 @@ fn is_loaded(file: &Path) -> bool {
 /// Files that the process has mapped.
 fn mapped() -> Vec<PathBuf> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    let mut files: Vec<_> = maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..]))).collect();
+    let mut files: Vec<_> =
+        maps.lines().filter_map(|line| line.find('/').map(|at| PathBuf::from(&line[at..]))).collect();
     files.sort();
     files.dedup();
     files
@@ -155,7 +157,9 @@ mod tests {
         fs::create_dir_all(folder).unwrap();
         fs::write(&source, "").unwrap();
         let mut cc = Command::new("cc");
-        cc.args(["-shared", "-fPIC", "-Wl,--no-as-needed", &format!("-Wl,-soname,{name}"), "-o"]).arg(&file).arg(source);
+        cc.args(["-shared", "-fPIC", "-Wl,--no-as-needed", &format!("-Wl,-soname,{name}"), "-o"])
+            .arg(&file)
+            .arg(source);
         let made = cc.args(needs).status();
         made.is_ok_and(|status| status.success()).then_some(file)
     }
@@ -164,7 +168,9 @@ mod tests {
     fn open(file: &Path) -> Result<(), String> {
         // SAFETY: the library is empty.
         let library = unsafe { Library::open(Some(file), RTLD_NOW) };
-        library.map(std::mem::forget).map_err(|err| format!("Failed to load library {} with error: {err}", file.display()))
+        library
+            .map(std::mem::forget)
+            .map_err(|err| format!("Failed to load library with error: {}", err.source().unwrap()))
     }
 
     #[test]

@@ -495,13 +495,18 @@ fn lengths<'a>(
     let mut lengths: HashMap<&str, Option<i64>> = HashMap::new();
     for (input, names) in axes {
         let state = states.iter().position(|state| state.input == *input).map(|index| &inputs.states[index]);
-        let value = if input == FRAMES { inputs.frames } else { state.or(inputs.handed.filter(|_| handed == Some(input))) };
+        let value =
+            if input == FRAMES { inputs.frames } else { state.or(inputs.handed.filter(|_| handed == Some(input))) };
         for (name, length) in names.iter().zip(value.map_or(&[][..], |value| &**value.shape())) {
             let known = lengths.entry(name).or_insert(Some(*length));
             *known = known.filter(|known| known == length);
         }
     }
-    lengths.into_iter().filter(|(name, _)| !name.is_empty()).filter_map(|(name, length)| Some((name, length?))).collect()
+    lengths
+        .into_iter()
+        .filter(|(name, _)| !name.is_empty())
+        .filter_map(|(name, length)| Some((name, length?)))
+        .collect()
 }
 
 /// Zeros for the states of a stage.

@@ -249,7 +249,8 @@ impl FastVsr {
             Build::Done(took) => message.field("state", "done").field("seconds", took.as_secs_f64()),
             Build::Failed(err) => message.field("state", "failed").field("error", err.to_string()),
         };
-        let message = message.field("provider", lock(&self.engine).as_ref().map(|engine| engine.provider.nick())).build();
+        let message =
+            message.field("provider", lock(&self.engine).as_ref().map(|engine| engine.provider.nick())).build();
         gst::info!(CAT, imp = self, "{message}");
         let _ = self.obj().post_message(gst::message::Element::builder(message).src(&*self.obj()).build());
     }
