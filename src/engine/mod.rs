@@ -5,8 +5,13 @@
 //! Stream --(window)--> worker: encoder              once per window
 //!        --(frame)---> worker: unet, decoder, state once per frame, written into the caller's memory
 //! ```
+//!
+//! Meanwhile `fixed` may have faster sessions made for the stream's frame size.
 
+mod cache;
 mod error;
+mod fixed;
+mod gpu;
 mod memory;
 mod provider;
 mod registry;
@@ -17,7 +22,10 @@ mod worker;
 
 use std::{collections::VecDeque, ops::Range, path::PathBuf, sync::Arc};
 
+use ort::environment::Environment;
+
 pub use error::Error;
+pub use fixed::Build;
 pub use ort::logging::LogLevel;
 pub use provider::{Precision, Provider};
 pub use registry::Key;
@@ -26,12 +34,22 @@ pub use sessions::Timings;
 pub use worker::Cancel;
 pub(crate) use worker::lock;
 
-use crate::{frames::Size, model::Manifest, window::Window};
+use crate::{
+    frames::Size,
+    model::{Manifest, Package},
+    window::Window,
+};
 
 /// A model that is loaded on a device, shared by all who use it.
 #[derive(Debug)]
 pub struct Engine {
-    worker: worker::Worker<sessions::Sessions>,
+    worker: worker::Worker<fixed::Served<sessions::Sessions>>,
+    /// What sessions for a frame size are made of.
+    package: Package,
+    environment: &'static Environment,
+    place: sessions::Place,
+    axes: Vec<sessions::Axes>,
+    sizes: fixed::Sizes,
     batches: bool,
     recurrent: bool,
     /// The model's manifest.
@@ -59,20 +77,35 @@ impl Engine {
         let package = key.source.load().map_err(Error::Model)?;
         let mut refusals = Vec::new();
         for provider in key.provider.candidates() {
-            let sessions = key.precision.resolve(*provider).and_then(|precision| {
-                let sessions =
-                    sessions::Sessions::load(&runtime.environment, &package, *provider, precision, key.device)?;
-                Ok((sessions, precision))
+            let loaded = key.precision.resolve(*provider).and_then(|precision| {
+                let place = sessions::Place { provider: *provider, precision, device: key.device };
+                if provider.is_gpu() {
+                    let register = || sessions::register(&runtime.environment, place).map_err(|err| err.to_string());
+                    gpu::with_libraries(*provider, &runtime.library, register)?;
+                }
+                // The first frame would wait minutes for TensorRT's engine, so CUDA serves until there is one.
+                let first = match provider {
+                    Provider::TensorRt => {
+                        sessions::Place { provider: Provider::Cuda, precision: Precision::Fp32, ..place }
+                    }
+                    _ => place,
+                };
+                Ok((sessions::Sessions::load(&runtime.environment, &package, first)?, place))
             });
-            match sessions {
-                Ok((sessions, precision)) => {
+            match loaded {
+                Ok((sessions, place)) => {
                     return Ok(Self {
                         batches: sessions.batches(),
                         recurrent: sessions.is_recurrent(),
-                        worker: worker::Worker::new(sessions),
-                        manifest: package.manifest,
-                        provider: *provider,
-                        precision,
+                        axes: sessions.axes(),
+                        worker: worker::Worker::new(fixed::Served::new(sessions)),
+                        manifest: package.manifest.clone(),
+                        package,
+                        environment: &runtime.environment,
+                        place,
+                        sizes: fixed::Sizes::default(),
+                        provider: place.provider,
+                        precision: place.precision,
                         library: runtime.library.clone(),
                         refused: refusals,
                     });
@@ -84,6 +117,12 @@ impl Engine {
         }
         let last = refusals.pop().expect("every choice has a candidate");
         Err(last)
+    }
+
+    /// Why a GPU that the machine has stands idle; `None` if it has none, or works.
+    pub fn idle_gpu(&self) -> Option<&Error> {
+        let cuda = |err: &&Error| matches!(err, Error::Provider { provider: Provider::Cuda, .. });
+        self.refused.iter().find(cuda).filter(|_| gpu::is_present())
     }
 
     /// Output pixels per input pixel along each axis.
@@ -137,6 +176,14 @@ impl Stream {
         Ok(Self { engine, size: padded, singly, tiling, memory: None, windows: VecDeque::new() })
     }
 
+    /// Has sessions for the stream's frame size made in the background, if the provider gains by that, and tells
+    /// `notify` how it goes: the first stream of its size does.
+    pub fn prepare(&self, notify: impl Fn(Build) + Send + 'static) {
+        if self.tiling.is_none() {
+            self.engine.prepare(self.size, notify);
+        }
+    }
+
     /// Side of the tiles that frames are cut into, in input pixels; `None` if they are not.
     pub fn tile(&self) -> Option<usize> {
         self.tiling.map(|tiling| tiling.side)
@@ -172,11 +219,12 @@ impl Stream {
         cancel: &Arc<Cancel>,
     ) -> Result<Timings, Error> {
         let (count, size, tiling) = (frames.len(), self.size, self.tiling);
+        let fixed = (count == 1 && tiling.is_none()).then_some(size);
         let tensor = frames.iter().map(|frame| frame.as_slice()).collect::<Vec<_>>().concat();
         let result = self
             .engine
             .worker
-            .call(cancel, move |sessions, ticket| sessions.window(tensor, count, size, tiling, ticket));
+            .call(cancel, move |served, ticket| served.at(fixed).window(tensor, count, size, tiling, ticket));
         match result {
             Ok((window, timings)) => {
                 self.windows.push_back(Begun { window, keep, first });
@@ -204,7 +252,8 @@ impl Stream {
         let (size, tiling) = (self.size, self.tiling);
         let memory = self.memory.take().filter(|_| !first);
         let index = keep.start;
-        let result = self.engine.worker.call(cancel, move |sessions, ticket| {
+        let result = self.engine.worker.call(cancel, move |served, ticket| {
+            let sessions = served.at(tiling.is_none().then_some(size));
             let mut memory = match memory {
                 Some(memory) => memory,
                 None => sessions.blank(size)?,

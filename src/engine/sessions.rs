@@ -5,15 +5,21 @@
 //! in host memory.
 
 use std::{
+    collections::HashMap,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ort::{
     environment::Environment,
+    ep::ExecutionProviderDispatch,
     memory::MemoryInfo,
-    session::{RunOptions, Session, builder::GraphOptimizationLevel},
-    value::{DynValue, Shape, Tensor, TensorElementType, TensorRefMut, ValueType},
+    session::{
+        RunOptions, Session,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
+    value::{DynValue, Outlet, Shape, Tensor, TensorElementType, TensorRefMut, ValueType},
 };
 
 use super::{
@@ -124,48 +130,79 @@ enum Axis {
     Fixed(usize),
 }
 
+/// Where the sessions of a model run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) provider: Provider,
+    pub(super) precision: Precision,
+    pub(super) device: i32,
+}
+
+/// The free axes of a graph: for each of its inputs the names that it gives to them, empty where it gives none.
+pub(super) type Axes = Vec<(String, Vec<String>)>;
+
 impl Sessions {
-    /// Makes the sessions of a package on one provider, checks every signature, and runs one small frame: a provider
-    /// that registers may still be unable to run, and a graph may lie about its output.
-    pub(super) fn load(
+    /// Makes the sessions of a package, for frames of any size, checks every signature, and runs one small frame: a
+    /// provider that registers may still be unable to run, and a graph may lie about its output.
+    pub(super) fn load(environment: &Environment, package: &Package, place: Place) -> Result<Self, Error> {
+        let providers = provider::dispatch(place, None)?;
+        let mut sessions = Self::empty(package, place)?;
+        for stage in &package.stages {
+            let session = session(environment, stage, place.provider, &providers, &HashMap::new())?;
+            let input = sessions.stages.last().map(|before| before.output);
+            sessions.stages.push(Loaded::new(session, stage, input)?);
+        }
+        sessions.probe(package)?;
+        Ok(sessions)
+    }
+
+    /// Makes sessions for frames of the padded size `size` alone, one frame a run, and runs one through them. A provider
+    /// that compiles its graphs makes faster ones of known shapes. `axes` are those of the sessions for any size;
+    /// `cache` is a folder for what is compiled.
+    pub(super) fn for_size(
         environment: &Environment,
         package: &Package,
-        provider: Provider,
-        precision: Precision,
-        device: i32,
+        place: Place,
+        axes: &[Axes],
+        size: Size,
+        cache: Option<&Path>,
     ) -> Result<Self, Error> {
-        let providers = provider::dispatch(provider, precision, device, &package.manifest.name)?;
-        let refuse = |err: &dyn std::fmt::Display| Error::Provider { provider, reason: err.to_string() };
-        let memory = provider.memory(device).map_err(|err| refuse(&err))?;
-
-        let mut stages: Vec<Loaded> = Vec::with_capacity(package.stages.len());
-        for stage in &package.stages {
-            let mut builder = Session::builder(environment)
-                .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::All)?))
-                // Threads of a stage that has just run would spin on the cores that the next one needs: measured, the
-                // three stages then take 1.6 times as long on two cores.
-                .and_then(|builder| Ok(builder.with_intra_op_spinning(false)?))
-                .and_then(|builder| Ok(builder.with_execution_providers(&providers)?))
-                .map_err(|err| refuse(&err))?;
-            let session = match &stage.graph {
-                Graph::Bytes(bytes) => builder.commit_from_memory(bytes),
-                Graph::File(path) => builder.commit_from_file(path),
-            };
-            let session = session.map_err(|err| Error::Graph {
-                stage: stage.kind,
-                file: stage.file.clone(),
-                reason: err.to_string(),
-            })?;
-            let input = stages.last().map(|before| before.output);
-            stages.push(Loaded::new(session, stage, input)?);
-        }
-        let host = Provider::Cpu.memory(0).map_err(|err| refuse(&err))?;
-        let mut sessions = Self { stages, memory, host, scale: package.manifest.geometry.scale };
-        // TensorRT would build an engine for a size that nobody asked for, which takes minutes.
-        if provider != Provider::TensorRt {
-            sessions.probe(package)?;
+        let providers = provider::dispatch(place, cache)?;
+        let mut sessions = Self::empty(package, place)?;
+        let refuse = |err: ort::Error| Error::Provider { provider: place.provider, reason: err.to_string() };
+        let grey = vec![127u8; size.rgb_bytes()];
+        let frames = Tensor::from_array(([1, size.height, size.width, RGB], grey)).map_err(refuse)?.into_dyn();
+        let mut handed: Option<DynValue> = None;
+        for (stage, axes) in package.stages.iter().zip(axes) {
+            let input = sessions.stages.last().map(|before| before.output);
+            let states = blank(stage.kind, &stage.states, size)?;
+            let inputs = Inputs { frames: Some(&frames), handed: handed.as_ref(), states: &states };
+            let lengths = lengths(axes, input, &stage.states, &inputs);
+            let session = session(environment, stage, place.provider, &providers, &lengths)?;
+            let mut loaded = Loaded::new(session, stage, input)?;
+            let ticket = Ticket::default();
+            let outputs = loaded.run(&inputs, &sessions.memory, None, &ticket);
+            handed = outputs.map_err(|err| failure(stage.kind, size, &ticket, &err))?.into_iter().next();
+            sessions.stages.push(loaded);
         }
         Ok(sessions)
+    }
+
+    fn empty(package: &Package, place: Place) -> Result<Self, Error> {
+        let refuse = |err: ort::Error| Error::Provider { provider: place.provider, reason: err.to_string() };
+        let memory = place.provider.memory(place.device).map_err(refuse)?;
+        let host = Provider::Cpu.memory(0).map_err(refuse)?;
+        Ok(Self { stages: Vec::new(), memory, host, scale: package.manifest.geometry.scale })
+    }
+
+    /// The free axes of every graph.
+    pub(super) fn axes(&self) -> Vec<Axes> {
+        let names = |outlet: &Outlet| match outlet.dtype() {
+            ValueType::Tensor { dimension_symbols, .. } => dimension_symbols.to_vec(),
+            _ => Vec::new(),
+        };
+        let stages = self.stages.iter();
+        stages.map(|stage| stage.session.inputs().iter().map(|i| (i.name().to_string(), names(i))).collect()).collect()
     }
 
     fn probe(&mut self, package: &Package) -> Result<(), Error> {
@@ -180,15 +217,7 @@ impl Sessions {
 
     /// Recurrent state of a stream that begins, for frames of the padded size `size`.
     pub(super) fn blank(&self, size: Size) -> Result<Memory, Error> {
-        let zeros = |kind: StageKind, state: &StateManifest| {
-            let shape = [1, state.channels, size.height / state.stride, size.width / state.stride];
-            Tensor::from_array((shape, vec![0f32; shape.iter().product()]))
-                .map(Tensor::into_dyn)
-                .map_err(|err| failed(kind, size, &err))
-        };
-        let stages = self.stages.iter();
-        let states = stages.map(|stage| stage.states.iter().map(|state| zeros(stage.kind, state)).collect());
-        states.collect::<Result<_, _>>().map(Memory)
+        self.stages.iter().map(|stage| blank(stage.kind, &stage.states, size)).collect::<Result<_, _>>().map(Memory)
     }
 
     /// Whether a window of several frames may be encoded in one run and cut into frames again, which is only done in
@@ -416,6 +445,77 @@ impl Loaded {
         )?;
         Ok(names.into_iter().filter_map(|name| outputs.remove(name)).collect())
     }
+}
+
+/// Registers a provider, and does nothing with it.
+pub(super) fn register(environment: &Environment, place: Place) -> Result<(), Error> {
+    builder(environment, place.provider, &provider::dispatch(place, None)?).map(drop)
+}
+
+fn builder(
+    environment: &Environment,
+    provider: Provider,
+    providers: &[ExecutionProviderDispatch],
+) -> Result<SessionBuilder, Error> {
+    Session::builder(environment)
+        .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::All)?))
+        // Threads of a stage that has just run would spin on the cores that the next one needs: measured, the
+        // three stages then take 1.6 times as long on two cores.
+        .and_then(|builder| Ok(builder.with_intra_op_spinning(false)?))
+        .and_then(|builder| Ok(builder.with_execution_providers(providers)?))
+        .map_err(|err| Error::Provider { provider, reason: err.to_string() })
+}
+
+fn session(
+    environment: &Environment,
+    stage: &Stage,
+    provider: Provider,
+    providers: &[ExecutionProviderDispatch],
+    lengths: &HashMap<&str, i64>,
+) -> Result<Session, Error> {
+    let mut builder = builder(environment, provider, providers)?;
+    for (name, length) in lengths {
+        let fixed = builder.with_dimension_override(name, *length);
+        builder = fixed.map_err(|err| Error::Provider { provider, reason: err.to_string() })?;
+    }
+    let session = match &stage.graph {
+        Graph::Bytes(bytes) => builder.commit_from_memory(bytes),
+        Graph::File(path) => builder.commit_from_file(path),
+    };
+    session.map_err(|err| Error::Graph { stage: stage.kind, file: stage.file.clone(), reason: err.to_string() })
+}
+
+/// What the named axes of a graph measure for these inputs. A name that would need two lengths is left free.
+fn lengths<'a>(
+    axes: &'a Axes,
+    handed: Option<&str>,
+    states: &[StateManifest],
+    inputs: &Inputs,
+) -> HashMap<&'a str, i64> {
+    let mut lengths: HashMap<&str, Option<i64>> = HashMap::new();
+    for (input, names) in axes {
+        let state = states.iter().position(|state| state.input == *input).map(|index| &inputs.states[index]);
+        let value =
+            if input == FRAMES { inputs.frames } else { state.or(inputs.handed.filter(|_| handed == Some(input))) };
+        for (name, length) in names.iter().zip(value.map_or(&[][..], |value| &**value.shape())) {
+            let known = lengths.entry(name).or_insert(Some(*length));
+            *known = known.filter(|known| known == length);
+        }
+    }
+    lengths
+        .into_iter()
+        .filter(|(name, _)| !name.is_empty())
+        .filter_map(|(name, length)| Some((name, length?)))
+        .collect()
+}
+
+/// Zeros for the states of a stage.
+fn blank(kind: StageKind, states: &[StateManifest], size: Size) -> Result<Vec<DynValue>, Error> {
+    let zeros = |state: &StateManifest| {
+        let shape = [1, state.channels, size.height / state.stride, size.width / state.stride];
+        Tensor::from_array((shape, vec![0f32; shape.iter().product()])).map(Tensor::into_dyn)
+    };
+    states.iter().map(zeros).collect::<ort::Result<_>>().map_err(|err| failed(kind, size, &err))
 }
 
 /// Entry `index` of `count` along the first axis, as a tensor of its own.

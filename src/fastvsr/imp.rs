@@ -39,7 +39,7 @@ use super::{
     streaming::{Failure, Next, Spent, Streaming},
 };
 use crate::{
-    engine::{self, Cancel, Engine, Error, Key, LogLevel, lock},
+    engine::{self, Build, Cancel, Engine, Error, Key, LogLevel, lock},
     model::Source,
 };
 
@@ -115,6 +115,9 @@ impl FastVsr {
         );
         for reason in &engine.refused {
             gst::info!(CAT, imp = self, "not taken: {reason}");
+        }
+        if let Some(reason) = engine.idle_gpu() {
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("the GPU is not used: {reason}"));
         }
         *lock(&self.engine) = Some(Arc::clone(&engine));
         Ok(engine)
@@ -236,6 +239,20 @@ impl FastVsr {
         if let Some(state) = lock(&self.state).as_mut() {
             state.flush();
         }
+    }
+
+    /// Tells the pipeline how the making of faster sessions goes.
+    fn tell(&self, build: &Build) {
+        let message = gst::Structure::builder("fastvsr-build");
+        let message = match build {
+            Build::Started => message.field("state", "started"),
+            Build::Done(took) => message.field("state", "done").field("seconds", took.as_secs_f64()),
+            Build::Failed(err) => message.field("state", "failed").field("error", err.to_string()),
+        };
+        let message =
+            message.field("provider", lock(&self.engine).as_ref().map(|engine| engine.provider.nick())).build();
+        gst::info!(CAT, imp = self, "{message}");
+        let _ = self.obj().post_message(gst::message::Element::builder(message).src(&*self.obj()).build());
     }
 
     /// Asks the pipeline to query the latency again.
@@ -544,6 +561,12 @@ impl VideoFilterImpl for FastVsr {
             if let Some(side) = state.tile() {
                 gst::info!(CAT, imp = self, "frames are cut into tiles of {side}x{side} pixels");
             }
+            let element = self.obj().downgrade();
+            state.prepare(move |build| {
+                if let Some(element) = element.upgrade() {
+                    element.imp().tell(&build);
+                }
+            });
             Some(state)
         };
         {
@@ -551,6 +574,7 @@ impl VideoFilterImpl for FastVsr {
             let delay = state.as_ref().map_or(0, Streaming::delay) as u64;
             shared.window_delay = frame_duration(input) * delay;
             shared.window_frames = delay as u32 + 1;
+            shared.stats.padded = state.as_ref().map(Streaming::padded);
             shared.stats.tile = state.as_ref().and_then(Streaming::tile).unwrap_or(0) as u64;
         }
         *lock(&self.state) = state;

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::streaming::Spent;
-use crate::engine::{Engine, Timings};
+use crate::{
+    engine::{Engine, Timings},
+    frames::Size,
+};
 
 /// How much of the mean a new frame is, once there are more frames than that.
 const SMOOTHING: u32 = 16;
@@ -15,6 +18,8 @@ pub(super) struct Stats {
     pub(super) frames_out: u64,
     /// Side of the tiles that frames are cut into, in input pixels; 0 if they are not.
     pub(super) tile: u64,
+    /// Size of the frames that the model gets, once it is known.
+    pub(super) padded: Option<Size>,
     windows: u64,
     cuts: u64,
     stages: Timings,
@@ -64,6 +69,7 @@ impl Stats {
             .field("convert-ms", milliseconds(self.convert))
             .field("fps", if busy > 0.0 { self.frames_out as f64 / busy } else { 0.0 })
             .field("provider", engine.map(|engine| engine.provider.nick()))
+            .field("fixed-size", engine.zip(self.padded).is_some_and(|(engine, size)| engine.is_fixed(size)))
             .field("precision", engine.map(|engine| engine.precision.nick()))
             .field("model", engine.map(|engine| engine.manifest.name.as_str()))
             .build()

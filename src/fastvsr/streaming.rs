@@ -11,7 +11,7 @@ use gst_video::VideoInfo;
 
 use super::{convert::Convert, settings::Settings};
 use crate::{
-    engine::{Cancel, Engine, Error, Stream, Timings},
+    engine::{Build, Cancel, Engine, Error, Stream, Timings},
     frames::Size,
     scene::CutDetector,
     window::{Window, Windower},
@@ -103,6 +103,16 @@ impl Streaming {
             begun: 0,
             scratch: None,
         })
+    }
+
+    /// Has faster sessions made for the stream's frame size, if the provider has them; see [`Stream::prepare`].
+    pub(super) fn prepare(&self, notify: impl Fn(Build) + Send + 'static) {
+        self.stream.prepare(notify);
+    }
+
+    /// Size of the frames that the model gets.
+    pub(super) fn padded(&self) -> Size {
+        self.convert.padded()
     }
 
     /// Side of the tiles that frames are cut into, in input pixels; `None` if they are not.
