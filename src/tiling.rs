@@ -19,6 +19,16 @@ pub struct Rect {
     pub size: Size,
 }
 
+impl Rect {
+    /// Whether any pixel is in both.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.x < other.x + other.size.width
+            && other.x < self.x + self.size.width
+            && self.y < other.y + other.size.height
+            && other.y < self.y + self.size.height
+    }
+}
+
 /// One tile of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tile {
