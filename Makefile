@@ -5,10 +5,11 @@
 #   make test                   all tests of the plugin
 #   make test-models            all tests of the Python package that trains and exports the models
 #   make lint                   formatting, clippy, licences, ruff
-#   make bench                  measure this machine
+#   make bench [PEERS=x.param]  measure this machine, beside a network in ncnn's format if there is one; under 12 minutes
 #   make install                put the plugin, its runtime and the models where GStreamer finds them
 
 CLIP ?= examples/demo/clip.mp4
+PEERS ?=
 PREFIX ?= /usr/local
 DESTDIR ?=
 PLUGINSDIR ?= $(shell pkg-config --variable=pluginsdir gstreamer-1.0)
@@ -36,7 +37,7 @@ demo: $(PLUGIN) $(VENV)/runtime
 test: system $(VENV)/runtime
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --profile ci; else cargo test --locked; fi
 
-test-models: system $(VENV)/models
+test-models: $(PLUGIN) $(VENV)/models
 	$(VENV)/bin/python -m pytest -q models/tests
 
 lint: system $(VENV)/lint
@@ -47,8 +48,10 @@ lint: system $(VENV)/lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 
-bench: $(PLUGIN) $(VENV)/bench
-	$(VENV)/bin/python benches/bench.py
+# PyPI's ncnn would bring an OpenCV that collides with the headless one, and does without.
+bench: $(PLUGIN) $(VENV)/models
+	$(if $(PEERS),$(PIP) --no-deps ncnn)
+	$(VENV)/bin/python -W ignore benches/bench.py $(if $(PEERS),--peers '$(PEERS)')
 
 # `dpkg -s` is quick when everything is there, so that later runs need neither root nor a network.
 system:
@@ -72,12 +75,8 @@ $(VENV)/lint: $(VENV)/bin/python Makefile
 	$(PIP) 'ruff>=0.14,<1'
 	touch $@
 
-$(VENV)/bench: $(VENV)/runtime
-	$(PIP) $(RUNTIME)
-	touch $@
-
-$(VENV)/models: $(VENV)/bench models/pyproject.toml
-	$(PIP) -e 'models[dev]'
+$(VENV)/models: $(VENV)/runtime models/pyproject.toml
+	$(PIP) $(RUNTIME) -e 'models[dev,diffusers]'
 	touch $@
 
 # The runtime lies in a folder beside GStreamer's: in it, GStreamer would take the libraries for plugins.

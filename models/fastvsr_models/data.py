@@ -10,10 +10,11 @@ import re
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 from PIL import Image
 
-from .degrade import degrade, random_recipe
+from .degrade import degrade, random_recipe, to_uint8
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".y4m"}
 
@@ -55,6 +56,12 @@ def pan(image, rng, frames=16, height=384, width=512):
     room = free - path.max(0)
     start = rng.integers(0, room + 1)
     return np.stack([image[y : y + height, x : x + width] for y, x in path + start])
+
+
+def sharpened(clip, amount):
+    """Unsharp mask, sigma 1.5, on uint8 [T, H, W, 3]: what a compressed source has lost a pixel loss gives back only halfway."""
+    soft = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.5) for frame in clip])
+    return to_uint8(clip + amount * (clip.astype(np.float32) - soft))
 
 
 def recipes_for(rng):
@@ -103,12 +110,13 @@ class Clips:
     """Random training crops from a cache.
 
     kinds: sampling weight per kind of degradation, e.g. {"bi": 0.5, "codec": 0.35, "real": 0.15}.
+    sharpen: by how much targets are sharpened, per kind, e.g. {"codec": 0.3} (see `sharpened`).
     soft: name prefixes whose sources are themselves compressed: sampled at `soft_weight`.
     Sources, not files, are weighted equally, stills together count as `still_weight` of all.
     """
 
-    def __init__(self, cache, kinds, soft=(), soft_weight=0.3, still_weight=0.2, seed=0):
-        self.cache, self.kinds = Path(cache), kinds
+    def __init__(self, cache, kinds, sharpen=None, soft=(), soft_weight=0.3, still_weight=0.2, seed=0):
+        self.cache, self.kinds, self.sharpen = Path(cache), kinds, sharpen or {}
         self.entries = json.loads((self.cache / "index.json").read_text())
         files_per_source = {}
         for e in self.entries:
@@ -135,6 +143,8 @@ class Clips:
         y, x = (rng.integers(0, size - crop + 1) for size in lr.shape[1:3])
         lr = lr[t : t + frames, y : y + crop, x : x + crop]
         hr = hr[t : t + frames, 4 * y : 4 * (y + crop), 4 * x : 4 * (x + crop)]
+        if kind in self.sharpen:
+            hr = sharpened(hr, self.sharpen[kind])
         # A codec looks back in time and favours its block directions, so compressed clips keep both.
         turns = rng.integers(0, 4) if kind != "codec" else 0
         flips = [axis for axis in ((0, 1, 2) if kind != "codec" else (2,)) if rng.random() < 0.5]

@@ -8,13 +8,11 @@ import numpy as np
 import onnx
 
 
-def grids(model, height, width):
-    """Shape of every tensor, by onnx's own shape inference, for a frame of height x width."""
-    sizes = {"T": 1, "H": height, "W": width, "h": height // 4, "w": width // 4}
+def grids(model, known):
+    """Shape of every tensor, by onnx's own shape inference; `known`: shapes of the inputs."""
     for value in model.graph.input:
-        for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param:
-                dim.dim_value = sizes[dim.dim_param]
+        for dim, side in zip(value.type.tensor_type.shape.dim, known[value.name], strict=True):
+            dim.dim_value = side
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
@@ -23,23 +21,29 @@ def grids(model, height, width):
     return shapes | {t.name: list(t.dims) for t in inferred.initializer}
 
 
-def count(path, height=64, width=64):
-    """MACs per LR pixel of one graph, by layer: [(name, MACs)], convolutions only (nothing else multiplies in earnest)."""
-    model = onnx.load(path)
-    shapes = grids(model, height, width)
+def count(model, shapes):
+    """MACs of one graph, by layer: [(name, MACs)], convolutions only (nothing else multiplies in earnest)."""
     layers = []
     for node in model.graph.node:
         if node.op_type in ("Conv", "ConvTranspose"):
             weight = shapes[node.input[1]]
             grid = shapes[node.output[0] if node.op_type == "Conv" else node.input[0]][2:]
-            layers.append((node.name, np.prod(weight) * np.prod(grid) / (height * width)))
+            layers.append((node.name, int(np.prod(weight) * np.prod(grid))))
     return layers
 
 
-def count_package(folder):
-    """kMAC per LR pixel by stage."""
+def count_package(folder, height=64, width=64):
+    """kMAC per LR pixel by stage, for frames of that size: every stage gets what the one before it makes."""
     stages = tomllib.loads(Path(folder, "model.toml").read_text())["stages"]
-    return {name: sum(macs for _, macs in count(Path(folder, stage["file"]))) / 1000 for name, stage in stages.items()}
+    tensors, kmacs = {"frames": [1, height, width, 3]}, {}
+    for name, stage in stages.items():
+        for state in stage.get("state", []):
+            tensors[state["input"]] = [1, state["channels"], height // state["stride"], width // state["stride"]]
+        model = onnx.load(Path(folder, stage["file"]))
+        shapes = grids(model, tensors)
+        tensors |= {output.name: shapes[output.name] for output in model.graph.output}
+        kmacs[name] = sum(macs for _, macs in count(model, shapes)) / (1000 * height * width)
+    return kmacs
 
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ args = parser.parse_args()
 if args.threads:
     torch.set_num_threads(args.threads)
 config = tomllib.loads(Path(args.config).read_text())
+BT601 = torch.tensor([0.299, 0.587, 0.114])  # RGB -> Y
 stage, data, optim = config["stage"], config["data"], config["optim"]
 loss_weights = {"pixel": 1.0, "perceptual": 0.0, "lbg": 0.0, "beta": 1e-4} | config.get("loss", {})
 out = Path(args.out)
@@ -82,7 +83,7 @@ if resume.exists():
     ema, step, minutes = state["ema"], state["step"], state["minutes"]
     if guidance:
         guidance.load_state_dict(state["guidance"])
-clips = Clips(args.cache, seed=step, **{k: data[k] for k in ("kinds", "soft", "still_weight") if k in data})
+clips = Clips(args.cache, seed=step, **{k: data[k] for k in ("kinds", "sharpen", "soft", "still_weight") if k in data})
 
 
 def to_tensor(clip):
@@ -122,13 +123,19 @@ def denoise_loss(lr, hr):
         return F.mse_loss(net.denoise(latent).flatten(0, 1).float(), target.float())
 
 
+def pixel_loss(sr, target):
+    """Smooth L1 on RGB plus the same on luma, where the eye sees more. [B, T, 48, H, W] each, in the order of `to_lr_grid`."""
+    luma = [torch.einsum("c,btcphw->btphw", BT601.to(x), x.unflatten(2, (3, 16))) for x in (sr, target)]
+    return F.smooth_l1_loss(sr, target, beta=0.004) + F.smooth_l1_loss(*luma, beta=0.004)
+
+
 def video_loss(lr, hr):
     """(c), (d) Pixels on every frame; the perceptual and the lower-bound-guided terms on one frame of each clip."""
     keep = torch.rand(len(lr), 1, 1, 1, device=args.device) >= data.get("drop_condition", 0)
     with torch.autocast(args.device, torch.bfloat16):
         sr = net(to_tensor(lr), at_lr=True, keep=keep.repeat_interleave(lr.shape[1], 0))
     target = to_target(hr)
-    loss = loss_weights["pixel"] * F.smooth_l1_loss(sr.float(), target, beta=0.004)
+    loss = loss_weights["pixel"] * pixel_loss(sr.float(), target)
     if loss_weights["perceptual"] or guidance:
         t = int(torch.randint(sr.shape[1], ()))
         fake, real = from_lr_grid(sr[:, t].float()), from_lr_grid(target[:, t])

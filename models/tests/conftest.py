@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -48,3 +51,14 @@ def exported(request, tmp_path_factory):
 def exact(request, tmp_path_factory):
     """The same with weights stored in single precision, so that only the graphs can differ."""
     return package(request.param, False, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def plugin_path():
+    """Folder of the built plugin: GST_PLUGIN_PATH, or target/release, or target/debug."""
+    target = Path(__file__).parents[2] / "target"
+    named = os.environ.get("GST_PLUGIN_PATH", "").split(os.pathsep)
+    for folder in [*filter(None, named), target / "release", target / "debug"]:
+        if Path(folder, "libgstfastvsr.so").exists():
+            return folder
+    pytest.skip("the plugin is not built: run `cargo build`, or set GST_PLUGIN_PATH")

@@ -5,7 +5,7 @@ import pytest
 from conftest import make_clip
 from PIL import Image
 
-from fastvsr_models.data import Clips, build_cache, crop_to_multiple, pan, read_clip, source_of
+from fastvsr_models.data import Clips, build_cache, crop_to_multiple, pan, read_clip, sharpened, source_of
 from fastvsr_models.degrade import degrade, resize_bicubic
 from fastvsr_models.metrics import write_y4m
 
@@ -70,6 +70,16 @@ def test_pan_fits_images_barely_larger_than_the_window():
     image = np.zeros((386, 513, 3), np.uint8)
     for seed in range(20):
         assert pan(image, np.random.default_rng(seed)).shape == (16, 384, 512, 3)
+
+
+def test_sharpening_steepens_edges_and_leaves_flats():
+    clip = np.full((2, 32, 32, 3), 100, np.uint8)
+    clip[:, :, 16:] = 150
+    sharp = sharpened(clip, 0.5)
+    assert (sharp[:, :, :8] == 100).all()
+    assert (sharp[:, :, 24:] == 150).all()
+    assert (sharp[:, :, 15] < 95).all()
+    assert (sharp[:, :, 16] > 155).all()
 
 
 def test_reading_and_cropping(tmp_path):

@@ -1,0 +1,184 @@
+"""Model packages as data: PyTorch modules -> one ONNX graph per stage and a model.toml. What a package is: ../README.md.
+
+Whatever the networks, the graphs come out the same way: opset 17, free H and W, free T where a stage has no state, constants
+folded, weights stored in half precision, external data files where they are large.
+"""
+
+import hashlib
+import json
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxscript.optimizer
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+from torch import nn
+
+OPSET = 17
+VERSION = "0.1.0"
+
+# What each stage makes; the axes of every tensor but the states.
+OUTPUT = {"encoder": "latent", "unet": "denoised", "decoder": "frames_hr"}
+AXES = {
+    "frames": {1: "H", 2: "W"},
+    "latent": {2: "h", 3: "w"},
+    "denoised": {2: "h", 3: "w"},
+    "frames_hr": {1: "sH", 2: "sW"},
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """A recurrent state: float32 [1, channels, H/stride, W/stride], zeros at the start."""
+
+    input: str
+    output: str
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One graph: `module` takes the tensors named in `takes`, then its states; it returns its output, or that and its states.
+
+    `halo` is how far it sees in LR pixels; None where every pixel sees the whole frame.
+    """
+
+    module: nn.Module
+    takes: tuple[str, ...]
+    states: tuple[State, ...] = ()
+    halo: int | None = None
+
+
+def to_nchw(frames):
+    """uint8 [T, H, W, 3] -> float [T, 3, H, W], still in 8-bit levels."""
+    return frames.permute(0, 3, 1, 2).float()
+
+
+def to_frames(levels):
+    """Float [T, 3, H, W] in 8-bit levels, 0.5 added for rounding -> uint8 [T, H, W, 3]."""
+    return levels.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def store_half(model):
+    """Keep float initializers as float16 and cast them once: runtimes fold the cast when they load the graph."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < 16:
+            continue
+        name, single = tensor.name, numpy_helper.to_array(tensor)
+        if np.abs(single).max() > np.finfo(np.float16).max:
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(single.astype(np.float16), name + "_half"))
+        casts.append(helper.make_node("Cast", [name + "_half"], [name], to=TensorProto.FLOAT))
+    for cast in reversed(casts):
+        model.graph.node.insert(0, cast)
+
+
+def tidy(graph):
+    """Fold what is computed from whole numbers alone (the widths of every Pad), and drop what nothing reads any more."""
+    known = {t.name: numpy_helper.to_array(t) for t in graph.initializer if t.data_type == TensorProto.INT64}
+    for node in graph.node:
+        if node.input and all(name in known for name in node.input):
+            values = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input})
+            for name, value in zip(node.output, values, strict=True):
+                if np.asarray(value).dtype == np.int64:
+                    known[name] = value
+                    graph.initializer.append(numpy_helper.from_array(value, name))
+    folded = {tensor.name for tensor in graph.initializer}
+    for node in [node for node in graph.node if set(node.output) <= folded]:
+        graph.node.remove(node)
+    while True:
+        read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        dead = [node for node in graph.node if not read.intersection(node.output)]
+        if not dead:
+            break
+        for node in dead:
+            graph.node.remove(node)
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+    del graph.value_info[:]
+
+
+def export_graph(module, inputs, outputs, axes, path, half=True, external=False):
+    """Write one graph. `inputs` are examples by name; `axes` the free ones of every tensor.
+
+    With `external` the weights go into PATH.data, as they must where they exceed the 2 GB of a protocol buffer.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # a large graph becomes hundreds of files at first
+        torch.onnx.export(
+            module,
+            tuple(inputs.values()),
+            f"{folder}/graph.onnx",
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_axes=axes,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        model = onnxscript.optimizer.optimize(onnx.load(f"{folder}/graph.onnx"))
+    for output in model.graph.output:
+        first = output.type.tensor_type.shape.dim[0]
+        if 0 not in axes[output.name]:
+            first.dim_value = 1
+    tidy(model.graph)
+    if half:
+        store_half(model)
+    model.ir_version = min(model.ir_version, 8)
+    if external:
+        data = path.name + ".data"
+        path.with_name(data).unlink(missing_ok=True)
+        onnx.save(model, path, save_as_external_data=True, location=data)
+    else:
+        onnx.save(model, path)
+    onnx.checker.check_model(path, full_check=True)
+
+
+def write_package(folder, about, geometry, window, stages, half=True, external=False, example=(32, 40)):
+    """Write a package into `folder`: STAGE.onnx for every stage, and model.toml.
+
+    `about`: name, license, description. `geometry`: as in the manifest. `stages`: by kind, in running order. `example`: height
+    and width of the frame that the graphs are traced with.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors, tables = {"frames": torch.zeros(1, *example, 3, dtype=torch.uint8)}, []
+    for kind, stage in stages.items():
+        path, output = folder / f"{kind}.onnx", OUTPUT[kind]
+        states = {s.input: torch.zeros(1, s.channels, *(side // s.stride for side in example)) for s in stage.states}
+        inputs = {name: tensors[name] for name in stage.takes} | states
+        axes = {name: AXES[name] | ({} if states else {0: "T"}) for name in (*stage.takes, output)}
+        for state in stage.states:
+            plane = {2: "H", 3: "W"} if state.stride == 1 else {2: "h", 3: "w"}
+            axes |= {state.input: plane, state.output: plane}
+        with torch.no_grad():
+            result = stage.module(*inputs.values())
+        tensors[output] = result[0] if states else result
+        export_graph(stage.module, inputs, [output, *(s.output for s in stage.states)], axes, path, half, external)
+        halo = {} if stage.halo is None else {"halo": stage.halo}
+        tables.append((f"[stages.{kind}]", {"file": path.name, **halo, "sha256": sha256(path)}))
+        if external:
+            data = path.with_name(path.name + ".data")
+            tables.append((f"[[stages.{kind}.data]]", {"file": data.name, "sha256": sha256(data)}))
+        tables += [(f"[[stages.{kind}.state]]", asdict(state)) for state in stage.states]
+    time = {"window": window, "minimum": 1, "multiple": 1, "first-extra": 0, "look-back": 0, "look-ahead": 0}
+    identity = {"format": 1, "name": about["name"], "version": VERSION}
+    identity |= {"license": about["license"], "description": about["description"]}
+    tables = [(None, identity), ("[geometry]", geometry), ("[time]", time), *tables]
+    (folder / "model.toml").write_text("\n".join(table(*t) for t in tables))
+
+
+def table(header, values):
+    """One table of a TOML file."""
+    lines = [header] if header else []
+    lines += [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    return "\n".join(lines) + "\n"
+
+
+def sha256(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
