@@ -42,10 +42,10 @@ pub(super) fn compiled<T, E>(
     let Some(root) = root else { return make(None) };
     let name = hex(&Sha256::digest(key));
     let entry = root.join(&name);
-    if is_whole(&entry, key) {
-        if let Ok(made) = make(Some(&entry)) {
-            return Ok(made);
-        }
+    if is_whole(&entry, key)
+        && let Ok(made) = make(Some(&entry))
+    {
+        return Ok(made);
     }
     let _ = fs::remove_dir_all(&entry);
     let draft = root.join(format!("{name}.{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));

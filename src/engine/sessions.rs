@@ -24,6 +24,7 @@ use ort::{
 
 use super::{
     Error, Precision, Provider, provider,
+    state::State,
     tiles::{self, Tiling},
     worker::Ticket,
 };
@@ -53,7 +54,7 @@ pub(super) struct Sessions {
 pub(super) struct Loaded {
     kind: StageKind,
     session: Session,
-    states: Vec<StateManifest>,
+    pub(super) states: Vec<StateManifest>,
     /// How far the stage sees, in input pixels.
     pub(super) halo: usize,
     /// Name of what the stage before hands over; none for the first stage.
@@ -70,7 +71,7 @@ pub(super) struct Inputs<'a> {
     /// What the stage before has made.
     pub(super) handed: Option<&'a DynValue>,
     /// Recurrent state after the frame before.
-    pub(super) states: &'a [DynValue],
+    pub(super) states: &'a [&'a DynValue],
 }
 
 /// A window on its way through the stages: what the stages without state made of it.
@@ -87,7 +88,7 @@ pub(super) struct Window {
 
 /// Recurrent state of one stream: the tensors of every stage that has some.
 #[derive(Debug)]
-pub(super) struct Memory(Vec<Vec<DynValue>>);
+pub(super) struct Memory(Vec<Vec<State>>);
 
 /// Time spent in each stage.
 #[derive(Debug, Default, Clone, Copy)]
@@ -175,7 +176,8 @@ impl Sessions {
         let mut handed: Option<DynValue> = None;
         for (stage, axes) in package.stages.iter().zip(axes) {
             let input = sessions.stages.last().map(|before| before.output);
-            let states = blank(stage.kind, &stage.states, size)?;
+            let blanks = blank(stage.kind, &stage.states, size)?;
+            let states: Vec<&DynValue> = blanks.iter().collect();
             let inputs = Inputs { frames: Some(&frames), handed: handed.as_ref(), states: &states };
             let lengths = lengths(axes, input, &stage.states, &inputs);
             let session = session(environment, stage, place.provider, &providers, &lengths)?;
@@ -210,14 +212,17 @@ impl Sessions {
         let size = Size { width: side, height: side };
         let count = package.manifest.time.minimum;
         let window = self.window(vec![127; count * size.rgb_bytes()], count, size, None, &Ticket::default())?;
-        let mut memory = self.blank(size)?;
+        let mut memory = self.blank(size);
         self.frame(&window.0, 0, &mut memory, None, None, &Ticket::default())?;
         Ok(())
     }
 
     /// Recurrent state of a stream that begins, for frames of the padded size `size`.
-    pub(super) fn blank(&self, size: Size) -> Result<Memory, Error> {
-        self.stages.iter().map(|stage| blank(stage.kind, &stage.states, size)).collect::<Result<_, _>>().map(Memory)
+    pub(super) fn blank(&self, size: Size) -> Memory {
+        let blank = |state: &StateManifest| {
+            State::blank([1, state.channels, size.height / state.stride, size.width / state.stride])
+        };
+        Memory(self.stages.iter().map(|stage| stage.states.iter().map(blank).collect()).collect())
     }
 
     /// Whether a window of several frames may be encoded in one run and cut into frames again, which is only done in
@@ -250,7 +255,7 @@ impl Sessions {
             let kind = stage.kind;
             let inputs = Inputs { frames: Some(&window.frames), handed: window.carried.as_ref(), states: &[] };
             let outputs = match tiling {
-                Some(tiling) => tiles::run(stage, &inputs, size, tiling, &self.host, None, ticket),
+                Some(tiling) => tiles::run(stage, &inputs, &mut [], size, tiling, &self.host, None, ticket),
                 // The last stage's frames leave for the host, whatever memory the stages work in.
                 None if kind == StageKind::Decoder => stage.run(&inputs, &self.host, None, ticket),
                 None => stage.run(&inputs, &self.memory, None, ticket),
@@ -288,31 +293,44 @@ impl Sessions {
         let (frame, mut handed) =
             window.frame(index).map_err(|err| failed(self.stages[window.next].kind, size, &err))?;
         let mut timings = Timings::default();
+        // Kept until all stages are through: a frame that fails can be tried again.
+        let mut advanced = Vec::new();
         for (stage, states) in self.stages.iter_mut().zip(&mut memory.0).skip(window.next) {
             let begin = Instant::now();
             let kind = stage.kind;
-            let inputs = Inputs {
+            let mut inputs = Inputs {
                 frames: frame.as_ref().or(Some(&window.frames)),
                 handed: handed.as_ref().or(window.carried.as_ref()),
-                states,
+                states: &[],
             };
             let target = out.as_deref_mut().filter(|_| kind == StageKind::Decoder);
-            let outputs = match tiling {
-                Some(tiling) => tiles::run(stage, &inputs, size, tiling, &self.host, target, ticket),
-                None => stage.run(&inputs, &self.memory, target.map(|out| (out, hr)), ticket),
+            let failure = |err: ort::Error| failure(kind, size, ticket, &err);
+            let mut outputs = if let Some(tiling) = tiling {
+                let mut halves =
+                    states.iter_mut().map(State::halves).collect::<ort::Result<Vec<_>>>().map_err(failure)?;
+                tiles::run(stage, &inputs, &mut halves, size, tiling, &self.host, target, ticket).map_err(failure)?
+            } else {
+                let old = states.iter_mut().map(|state| state.whole().map(|value| &*value));
+                let old = old.collect::<ort::Result<Vec<_>>>().map_err(failure)?;
+                inputs.states = &old;
+                let outputs = stage.run(&inputs, &self.memory, target.map(|out| (out, hr)), ticket);
+                let mut outputs = outputs.map_err(failure)?;
+                let new_states = outputs.split_off(outputs.len() - stage.states.len());
+                for ((state, old), new) in stage.states.iter().zip(&old).zip(&new_states) {
+                    same_shape(kind, size, &state.output, old.shape(), Some(new.shape()))?;
+                }
+                advanced.push((states, new_states));
+                outputs
             };
-            let mut outputs = outputs.map_err(|err| failure(kind, size, ticket, &err))?;
-            let new_states = outputs.split_off(outputs.len() - stage.states.len());
-            for ((state, old), new) in stage.states.iter().zip(&*states).zip(&new_states) {
-                same_shape(kind, size, &state.output, old.shape(), Some(new.shape()))?;
-            }
-            *states = new_states;
             handed = outputs.pop();
             if kind == StageKind::Decoder && out.is_none() {
                 let expected = [1, hr.height, hr.width, RGB].map(|axis| axis as i64);
                 same_shape(kind, size, FRAMES_HR, &expected, handed.as_ref().map(|frames| &**frames.shape()))?;
             }
             timings.add(kind, begin.elapsed());
+        }
+        for (states, new) in advanced {
+            *states = new.into_iter().map(State::Whole).collect();
         }
         Ok(timings)
     }
@@ -423,7 +441,7 @@ impl Loaded {
             binding.bind_input(FRAMES, value)?;
         }
         for (state, value) in self.states.iter().zip(inputs.states) {
-            binding.bind_input(&state.input, value)?;
+            binding.bind_input(&state.input, *value)?;
         }
         let mut names = Vec::with_capacity(1 + self.states.len());
         match target {
@@ -494,7 +512,7 @@ fn lengths<'a>(
 ) -> HashMap<&'a str, i64> {
     let mut lengths: HashMap<&str, Option<i64>> = HashMap::new();
     for (input, names) in axes {
-        let state = states.iter().position(|state| state.input == *input).map(|index| &inputs.states[index]);
+        let state = states.iter().position(|state| state.input == *input).map(|index| inputs.states[index]);
         let value =
             if input == FRAMES { inputs.frames } else { state.or(inputs.handed.filter(|_| handed == Some(input))) };
         for (name, length) in names.iter().zip(value.map_or(&[][..], |value| &**value.shape())) {
@@ -561,5 +579,17 @@ fn failed(stage: StageKind, size: Size, reason: &dyn std::fmt::Display) -> Error
 
 /// A run ended with an error: because somebody cancelled it, or by itself?
 fn failure(stage: StageKind, size: Size, ticket: &Ticket, reason: &ort::Error) -> Error {
-    if ticket.is_cancelled() { Error::Cancelled } else { failed(stage, size, reason) }
+    if ticket.is_cancelled() {
+        return Error::Cancelled;
+    }
+    // The providers have no error code for it.
+    let text = reason.to_string().to_lowercase();
+    if ["out of memory", "allocate", "bad_alloc", "outofmemory"].iter().any(|words| text.contains(words)) {
+        return Error::OutOfMemory {
+            stage,
+            size: format!("{}x{}", size.width, size.height),
+            reason: reason.to_string(),
+        };
+    }
+    failed(stage, size, reason)
 }
