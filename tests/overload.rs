@@ -59,11 +59,11 @@ fn play(pipeline: &Pipeline) -> Vec<String> {
 
 #[test]
 fn at_a_multiple_of_the_load_a_live_stream_stays_in_time() {
-    let pipeline = live("resize", 64, 16, 25, 4);
+    let pipeline = live("resize", 128, 32, 25, 4);
     let (seen, delays) = (pipeline.count("sink"), delays(&pipeline));
     let begin = Instant::now();
     let efforts = play(&pipeline);
-    // It would take 15 seconds to give all of them the model.
+    // It would take far longer to give all of them the model.
     assert!(begin.elapsed() < Duration::from_secs(7), "{:?}", begin.elapsed());
     let times: Vec<_> = seen.lock().unwrap().iter().map(|frame| frame.pts().unwrap()).collect();
     assert_eq!(times, (0..100).map(|n| times[0] + FRAME * n).collect::<Vec<_>>());
@@ -78,7 +78,7 @@ fn at_a_multiple_of_the_load_a_live_stream_stays_in_time() {
 
 #[test]
 fn who_waits_is_late_and_loses_nothing() {
-    let pipeline = live("wait", 64, 16, 25, 1);
+    let pipeline = live("wait", 128, 32, 25, 1);
     let (seen, delays) = (pipeline.count("sink"), delays(&pipeline));
     assert_eq!(play(&pipeline), Vec::<String>::new());
     assert_eq!(seen.lock().unwrap().len(), 25);
@@ -88,7 +88,7 @@ fn who_waits_is_late_and_loses_nothing() {
 
 #[test]
 fn a_live_stream_shrinks_its_effort_and_loses_no_frame() {
-    let pipeline = live("shrink", 128, 64, 4, 4);
+    let pipeline = live("shrink", 128, 128, 4, 4);
     let seen = pipeline.count("sink");
     let efforts = play(&pipeline);
     assert_eq!(seen.lock().unwrap().len(), 16);
