@@ -4,6 +4,7 @@
 #   make demo [CLIP=film.mp4]   upscale a clip with gst-launch-1.0; leaves a video and a picture in demo/
 #   make test                   all tests of the plugin
 #   make test-models            all tests of the Python package that trains and exports the models
+#   make test-examples          all tests of the examples and the documentation
 #   make lint                   formatting, clippy, licences, ruff
 #   make bench [PEERS=x.param]  measure this machine, beside a network in ncnn's format if there is one; under 12 minutes
 #   make install                put the plugin, its runtime and the models where GStreamer finds them
@@ -29,7 +30,11 @@ SYSTEM := build-essential pkg-config python3-venv \
 # The plugin finds ONNX Runtime in the active Python environment.
 export VIRTUAL_ENV := $(VENV)
 
-.PHONY: demo test test-models lint bench install system clean
+EXAMPLES := $(CURDIR)/.venv-examples
+EXAMPLES_SYSTEM := ffmpeg imagemagick xauth xdotool xvfb python3-gi \
+    gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0
+
+.PHONY: demo test test-examples test-models lint bench install system clean
 
 demo: $(PLUGIN) $(VENV)/runtime
 	examples/demo/run "$(CLIP)"
@@ -39,6 +44,11 @@ test: system $(VENV)/runtime
 
 test-models: $(PLUGIN) $(VENV)/models
 	$(VENV)/bin/python -m pytest -q models/tests
+
+test-examples: $(PLUGIN) $(VENV)/runtime $(EXAMPLES)/ready
+	cargo build --release --locked --examples
+	PYTHONPATH=examples GST_PLUGIN_PATH=$(CURDIR)/target/release RAY_USAGE_STATS_ENABLED=0 \
+	    $(EXAMPLES)/bin/python -m pytest -q examples docs
 
 lint: system $(VENV)/lint
 	cargo fmt --check
@@ -71,6 +81,14 @@ $(VENV)/runtime: $(VENV)/bin/python Makefile
 	$(PIP) --no-deps $(RUNTIME)
 	touch $@
 
+# Debian's Python, which has its GStreamer bindings.
+$(EXAMPLES)/ready: Makefile | system
+	@dpkg -s $(EXAMPLES_SYSTEM) >/dev/null 2>&1 || { $(SUDO) apt-get update && \
+	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(EXAMPLES_SYSTEM); }
+	/usr/bin/python3 -m venv --system-site-packages $(EXAMPLES)
+	$(EXAMPLES)/bin/pip install --quiet --disable-pip-version-check av numpy onnx pytest ray
+	touch $@
+
 $(VENV)/lint: $(VENV)/bin/python Makefile
 	$(PIP) 'ruff>=0.14,<1'
 	touch $@
@@ -82,10 +100,11 @@ $(VENV)/models: $(VENV)/runtime models/pyproject.toml
 # The runtime lies in a folder beside GStreamer's: in it, GStreamer would take the libraries for plugins.
 install: $(PLUGIN) $(VENV)/runtime
 	$(SUDO) install -Dm755 $(PLUGIN) $(DESTDIR)$(PLUGINSDIR)/libgstfastvsr.so
+	$(SUDO) install -Dm755 target/release/fastvsr $(DESTDIR)$(PREFIX)/bin/fastvsr
 	$(SUDO) install -d $(DESTDIR)$(dir $(PLUGINSDIR))fastvsr $(DESTDIR)$(PREFIX)/share/fastvsr/models
 	$(SUDO) cp $(VENV)/lib/python3*/site-packages/onnxruntime/capi/lib*.so* $(DESTDIR)$(dir $(PLUGINSDIR))fastvsr/
 	$(SUDO) cp -r $(wildcard models/compact-*) $(DESTDIR)$(PREFIX)/share/fastvsr/models/
 
 clean:
 	cargo clean
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) $(EXAMPLES) demo

@@ -29,5 +29,6 @@ def chart(title, bars, path):
         out.append(f'<text x="{LEFT - 8}" y="{top + 15}" text-anchor="end">{escape(label)}</text>')
         colour = "#1a7f5a" if ours else "#8a94a6"
         out.append(f'<rect x="{LEFT}" y="{top}" width="{x(ms) - LEFT:.1f}" height="{ROW - 8}" fill="{colour}"/>')
-        out.append(f'<text x="{x(ms) + 6:.1f}" y="{top + 15}">{ms:.3g} ms</text>')
+        text = f"{ms:.0f}" if ms >= 10 else f"{ms:.1f}"
+        out.append(f'<text x="{x(ms) + 6:.1f}" y="{top + 15}">{text} ms</text>')
     path.write_text("\n".join([*out, "</svg>\n"]))

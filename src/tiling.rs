@@ -6,7 +6,7 @@
 //! is nothing to blend. Recurrent state belongs to the frame: tiles read the state of the frame before and write that
 //! of the next, one time step at a time; a tile that ran alone through time would need a halo that grows every frame.
 
-use crate::frames::Size;
+use crate::frames::{RGB, Size};
 
 /// A rectangle in pixels of the padded input frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,16 @@ pub struct Rect {
     pub y: usize,
     /// Width and height.
     pub size: Size,
+}
+
+impl Rect {
+    /// Whether any pixel is in both.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.x < other.x + other.size.width
+            && other.x < self.x + self.size.width
+            && self.y < other.y + other.size.height
+            && other.y < self.y + self.size.height
+    }
 }
 
 /// One tile of a frame.
@@ -137,6 +147,28 @@ impl Layout {
     }
 }
 
+/// Lays `part`, the RGB pixels of `rect`, over those of a frame of `size`; over `feather` pixels at its edges one fades
+/// into the other.
+///
+/// # Panics
+/// If a tensor is smaller than it should be, or `rect` is not inside.
+pub fn blend(part: &[u8], rect: Rect, frame: &mut [u8], size: Size, feather: usize) {
+    let fade = |at: usize, length: usize| (at + 1).min(length - at).min(feather);
+    let full = (feather * feather) as u32;
+    for (y, row) in part.chunks_exact(rect.size.rgb_stride()).enumerate() {
+        let start = (rect.y + y) * size.rgb_stride() + rect.x * RGB;
+        let target = &mut frame[start..start + row.len()];
+        let vertical = fade(y, rect.size.height);
+        for (x, (under, over)) in target.chunks_exact_mut(RGB).zip(row.chunks_exact(RGB)).enumerate() {
+            let weight = (vertical * fade(x, rect.size.width)) as u32;
+            for (under, over) in under.iter_mut().zip(over) {
+                let mixed = u32::from(*under) * (full - weight) + u32::from(*over) * weight;
+                *under = ((mixed + full / 2) / full) as u8;
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -156,6 +188,17 @@ mod tests {
         let columns: Vec<_> = tiles.iter().map(|tile| (tile.input.x, tile.core.x, tile.core.size.width)).collect();
         assert_eq!(columns, [(0, 0, 40), (24, 40, 40)]);
         assert_eq!(tiles[0].input.size.width, 56);
+    }
+
+    #[test]
+    fn a_part_fades_into_its_frame() {
+        let size = Size { width: 12, height: 10 };
+        let rect = Rect { x: 2, y: 2, size: Size { width: 8, height: 6 } };
+        let mut frame = vec![0; size.rgb_bytes()];
+        blend(&vec![160; rect.size.rgb_bytes()], rect, &mut frame, size, 4);
+        let at = |x: usize, y: usize| frame[y * size.rgb_stride() + x * RGB];
+        assert_eq!([at(1, 5), at(2, 5), at(5, 4), at(9, 5), at(10, 5)], [0, 30, 120, 30, 0]);
+        assert_eq!([at(5, 1), at(2, 2), at(9, 7), at(5, 8)], [0, 10, 10, 0]);
     }
 
     /// What a stage that sees `reach` pixels makes of a pixel: here, the sum of what it sees.

@@ -83,6 +83,11 @@ fn max_memory() {
 }
 
 #[test]
+fn on_overload() {
+    takes("on-overload", "wait", &["shrink", "resize", "wait"]);
+}
+
+#[test]
 fn no_model_is_the_default_model() {
     let element = element();
     element.set_property("model", None::<String>);
@@ -103,6 +108,7 @@ fn the_list_is_complete() {
             "execution-provider",
             "max-memory",
             "model",
+            "on-overload",
             "passthrough",
             "precision",
             "processing-latency",

@@ -48,8 +48,8 @@ class LowerBoundGuidance:
         self.lower.requires_grad_(True)
         return difference
 
-    def track(self, fake):
-        """One step of the lower-bound VAE on the decoder's output; returns its free energy."""
+    def track(self, fake, real=None):
+        """One step of the lower-bound VAE on the decoder's output alone, whatever is real; returns its free energy."""
         fake = fake.detach()
         energy = free_energy(self.lower, fake, self.noise_for(fake), self.beta)
         self.optimizer.zero_grad(set_to_none=True)

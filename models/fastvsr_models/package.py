@@ -133,6 +133,7 @@ def export_graph(module, inputs, outputs, axes, path, half=True, external=False)
         data = path.name + ".data"
         path.with_name(data).unlink(missing_ok=True)
         onnx.save(model, path, save_as_external_data=True, location=data)
+        path.with_name(data).chmod(path.stat().st_mode)  # onnx keeps it for its owner
     else:
         onnx.save(model, path)
     onnx.checker.check_model(path, full_check=True)

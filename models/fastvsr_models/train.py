@@ -27,6 +27,7 @@ from .degrade import degrade
 from .lbg import LowerBoundGuidance, free_energy
 from .metrics import psnr_y
 from .networks import VAE, FastVSR, from_lr_grid
+from .variants import Adversary, Variant
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("config")
@@ -45,7 +46,7 @@ if args.threads:
 config = tomllib.loads(Path(args.config).read_text())
 BT601 = torch.tensor([0.299, 0.587, 0.114])  # RGB -> Y
 stage, data, optim = config["stage"], config["data"], config["optim"]
-loss_weights = {"pixel": 1.0, "perceptual": 0.0, "lbg": 0.0, "beta": 1e-4} | config.get("loss", {})
+loss_weights = {"pixel": 1.0, "perceptual": 0.0, "lbg": 0.0, "beta": 1e-4, "adversarial": 0.0} | config.get("loss", {})
 out = Path(args.out)
 out.mkdir(parents=True, exist_ok=True)
 
@@ -56,7 +57,12 @@ def load(path):
 
 # The network of this stage, and what of it learns.
 torch.manual_seed(0)
-net = (VAE if stage == "vae" else FastVSR)(config["network"]).to(args.device, memory_format=torch.channels_last)
+variant = config.get("variant", {})
+if stage == "vae":
+    net = VAE(config["network"])
+else:
+    net = Variant(config["network"], **variant) if variant else FastVSR(config["network"])
+net.to(args.device, memory_format=torch.channels_last)
 reference = None
 if args.reference:
     reference = VAE(config["network"]).to(args.device, memory_format=torch.channels_last)
@@ -70,7 +76,11 @@ if stage == "denoise":
 learning = {"vae": net, "denoise": getattr(net, "unet", None), "decoder": net.decoder, "joint": net}[stage]
 net.requires_grad_(False)
 learning.requires_grad_(True)
-guidance = LowerBoundGuidance(reference, loss_weights["beta"], optim["rate"]) if loss_weights["lbg"] else None
+guidance, guidance_weight = None, loss_weights["lbg"] or loss_weights["adversarial"]
+if loss_weights["lbg"]:
+    guidance = LowerBoundGuidance(reference, loss_weights["beta"], optim["rate"])
+elif loss_weights["adversarial"]:
+    guidance = Adversary(optim["rate"], args.device)
 
 ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
 optimizer = torch.optim.AdamW(learning.parameters(), lr=optim["rate"], betas=(0.9, 0.99), weight_decay=0)
@@ -140,11 +150,12 @@ def video_loss(lr, hr):
         t = int(torch.randint(sr.shape[1], ()))
         fake, real = from_lr_grid(sr[:, t].float()), from_lr_grid(target[:, t])
         with torch.autocast(args.device, torch.bfloat16):
-            difference = reference.encode(fake)[0] - reference.encode(real)[0]
-            loss = loss + loss_weights["perceptual"] * difference.float().abs().mean()
+            if loss_weights["perceptual"]:
+                difference = reference.encode(fake)[0] - reference.encode(real)[0]
+                loss = loss + loss_weights["perceptual"] * difference.float().abs().mean()
             if guidance:
-                loss = loss + loss_weights["lbg"] * guidance.loss(fake).float()
-                guidance.track(fake)
+                loss = loss + guidance_weight * guidance.loss(fake).float()
+                guidance.track(fake, real)
     return loss
 
 
@@ -158,7 +169,7 @@ def save():
     state = {"net": net.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step, "minutes": minutes}
     if guidance:
         state["guidance"] = guidance.state_dict()
-    torch.save(state | {"network": config["network"], "stage": stage}, out / "checkpoint.tmp")
+    torch.save(state | {"network": config["network"], "variant": variant, "stage": stage}, out / "checkpoint.tmp")
     (out / "checkpoint.tmp").rename(resume)
 
 

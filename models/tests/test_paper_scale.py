@@ -1,5 +1,6 @@
 import hashlib
 import json
+import subprocess
 import sys
 import tomllib
 
@@ -132,6 +133,13 @@ def test_element_runs_the_package(exported, unet, prompt, clip, plugin_path):
     assert_same_picture(results[0], expected(f16, unet, prompt, lr, 2, 16))
     # The frames do not know one another.
     assert np.abs(results[0].astype(int) - results[1]).max() <= 1
+
+
+def test_element_refuses_to_tile_it(exported, clip, plugin_path, capfd):
+    _, folder = exported
+    with pytest.raises(subprocess.CalledProcessError):
+        Element(folder, plugin_path, "execution-provider=cpu max-memory=200000000")(clip[:1, :20, :40])
+    assert "the model's manifest has no `geometry.memory`" in capfd.readouterr().err
 
 
 def test_the_f8_baseline_is_the_pipeline_as_it_was(vae, unet, prompt, clip, tmp_path):

@@ -135,7 +135,7 @@ impl Journal {
         let (caps, buffer) = sample.caps().zip(sample.buffer()).context("the encoder gave no frame")?;
         match &self.caps {
             None => {
-                writeln!(self.file, "{}", caps.to_string())?;
+                writeln!(self.file, "{}", caps)?;
                 self.caps = Some(caps.to_owned());
             }
             Some(known) if known.as_ref() != caps => {

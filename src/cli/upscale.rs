@@ -24,8 +24,8 @@ use crate::{
     upscaler::Upscaler,
 };
 
-/// Video shown to the model before the first frame that is kept, when work begins in mid-stream: its memory has then
-/// settled (docs/command-line.md has the measurement).
+/// Video shown to the model before the first frame that is kept, when work begins in mid-stream: many times what its
+/// memory needs to settle (examples/cluster/README.md has the measurement).
 const WARM_UP: gst::ClockTime = gst::ClockTime::from_seconds(2);
 
 /// How much `--preview` upscales.

@@ -98,6 +98,20 @@ pub enum Error {
         reason: &'static str,
     },
 
+    /// The device has no memory left, not even for one small tile.
+    #[error(
+        "the {stage} ran out of memory on a frame of {size}, in the smallest parts that the model allows; expected less \
+         than the device has, got: {reason}; make the frames smaller or free memory"
+    )]
+    OutOfMemory {
+        /// Stage of the package.
+        stage: StageKind,
+        /// Padded input size.
+        size: String,
+        /// ONNX Runtime's message.
+        reason: String,
+    },
+
     /// A run failed.
     #[error("the {stage} failed on a frame of {size}: {reason}")]
     Run {

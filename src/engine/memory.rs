@@ -31,10 +31,11 @@ pub(super) fn plan(manifest: &Manifest, size: Size, count: usize, limit: u64) ->
             "the model's manifest has no `geometry.memory`, so it cannot be kept within a limit",
         ));
     }
-    let whole = held + pixels * working;
-    if whole <= limit_bytes {
+    if held + pixels * (working + 2 * state_per_pixel(manifest)) <= limit_bytes {
         return Ok(None);
     }
+    // Tiles: half precision, in place; what waits to be written is at most as much again.
+    let held = held + pixels * state_per_pixel(manifest) * 3 / 4;
     let multiple = manifest.geometry.multiple;
     let halo =
         manifest.stages().map(|(_, stage)| stage.halo.unwrap_or(0)).max().unwrap_or(0).next_multiple_of(multiple);
@@ -46,15 +47,31 @@ pub(super) fn plan(manifest: &Manifest, size: Size, count: usize, limit: u64) ->
     Ok(Some(Tiling { side: side / multiple * multiple, multiple }))
 }
 
-/// Bytes per input pixel that exist for the whole frame: frames in and out (decoded and converted), and the tensors
-/// between stages, old and new.
+/// Bytes per input pixel of recurrent state in single precision.
+fn state_per_pixel(manifest: &Manifest) -> usize {
+    let states = manifest.stages().flat_map(|(_, stage)| &stage.state);
+    states.map(|state| 4 * state.channels / (state.stride * state.stride)).sum()
+}
+
+/// Bytes per input pixel that exist for the whole frame beside the state: frames in and out, and the tensors between
+/// stages.
 fn held_per_pixel(manifest: &Manifest, count: usize) -> usize {
     let scale = manifest.geometry.scale;
-    let frames = count * 3 + 2 * 3 * scale * scale;
-    let states = manifest.stages().flat_map(|(_, stage)| &stage.state);
-    let states = states.map(|state| 2 * 4 * state.channels / (state.stride * state.stride)).sum::<usize>();
+    let frames = count * 3 + 3 * scale * scale;
     // Latents are as large as the state beside them, or smaller than the frames.
-    frames + states + states / 2 + 3
+    let latents = manifest.stages().flat_map(|(_, stage)| &stage.state).filter(|state| state.stride > 1);
+    let latents = latents.map(|state| 2 * 4 * state.channels / (state.stride * state.stride)).sum::<usize>();
+    frames + latents + 3
+}
+
+/// The next smaller tiles after the device ran out of memory; none if there are no smaller ones, or the model does not
+/// say how far it sees.
+pub(super) fn step_down(manifest: &Manifest, size: Size, tiling: Option<Tiling>) -> Option<Tiling> {
+    let multiple = manifest.geometry.multiple;
+    let tileable = manifest.stages().all(|(_, stage)| stage.halo.is_some());
+    let side = tiling.map_or(size.width.max(size.height), |tiling| tiling.side);
+    let next = (side / 2).next_multiple_of(multiple);
+    (tileable && next >= SMALLEST_CORE && next < side).then_some(Tiling { side: next, multiple })
 }
 
 #[cfg(test)]

@@ -5,19 +5,28 @@
 //! Stream --(window)--> worker: encoder              once per window
 //!        --(frame)---> worker: unet, decoder, state once per frame, written into the caller's memory
 //! ```
+//!
+//! Meanwhile `fixed` may have faster sessions made for the stream's frame size.
 
+mod cache;
 mod error;
+mod fixed;
+mod gpu;
 mod memory;
 mod provider;
 mod registry;
 mod runtime;
 mod sessions;
+mod state;
 mod tiles;
 mod worker;
 
 use std::{collections::VecDeque, ops::Range, path::PathBuf, sync::Arc};
 
+use ort::environment::Environment;
+
 pub use error::Error;
+pub use fixed::Build;
 pub use ort::logging::LogLevel;
 pub use provider::{Precision, Provider};
 pub use registry::Key;
@@ -26,12 +35,22 @@ pub use sessions::Timings;
 pub use worker::Cancel;
 pub(crate) use worker::lock;
 
-use crate::{frames::Size, model::Manifest, window::Window};
+use crate::{
+    frames::Size,
+    model::{Manifest, Package},
+    window::Window,
+};
 
 /// A model that is loaded on a device, shared by all who use it.
 #[derive(Debug)]
 pub struct Engine {
-    worker: worker::Worker<sessions::Sessions>,
+    worker: worker::Worker<fixed::Served<sessions::Sessions>>,
+    /// What sessions for a frame size are made of.
+    package: Package,
+    environment: &'static Environment,
+    place: sessions::Place,
+    axes: Vec<sessions::Axes>,
+    sizes: fixed::Sizes,
     batches: bool,
     recurrent: bool,
     /// The model's manifest.
@@ -59,20 +78,35 @@ impl Engine {
         let package = key.source.load().map_err(Error::Model)?;
         let mut refusals = Vec::new();
         for provider in key.provider.candidates() {
-            let sessions = key.precision.resolve(*provider).and_then(|precision| {
-                let sessions =
-                    sessions::Sessions::load(&runtime.environment, &package, *provider, precision, key.device)?;
-                Ok((sessions, precision))
+            let loaded = key.precision.resolve(*provider).and_then(|precision| {
+                let place = sessions::Place { provider: *provider, precision, device: key.device };
+                if provider.is_gpu() {
+                    let register = || sessions::register(&runtime.environment, place).map_err(|err| err.to_string());
+                    gpu::with_libraries(*provider, &runtime.library, register)?;
+                }
+                // The first frame would wait minutes for TensorRT's engine, so CUDA serves until there is one.
+                let first = match provider {
+                    Provider::TensorRt => {
+                        sessions::Place { provider: Provider::Cuda, precision: Precision::Fp32, ..place }
+                    }
+                    _ => place,
+                };
+                Ok((sessions::Sessions::load(&runtime.environment, &package, first)?, place))
             });
-            match sessions {
-                Ok((sessions, precision)) => {
+            match loaded {
+                Ok((sessions, place)) => {
                     return Ok(Self {
                         batches: sessions.batches(),
                         recurrent: sessions.is_recurrent(),
-                        worker: worker::Worker::new(sessions),
-                        manifest: package.manifest,
-                        provider: *provider,
-                        precision,
+                        axes: sessions.axes(),
+                        worker: worker::Worker::new(fixed::Served::new(sessions)),
+                        manifest: package.manifest.clone(),
+                        package,
+                        environment: &runtime.environment,
+                        place,
+                        sizes: fixed::Sizes::default(),
+                        provider: place.provider,
+                        precision: place.precision,
                         library: runtime.library.clone(),
                         refused: refusals,
                     });
@@ -84,6 +118,12 @@ impl Engine {
         }
         let last = refusals.pop().expect("every choice has a candidate");
         Err(last)
+    }
+
+    /// Why a GPU that the machine has stands idle; `None` if it has none, or works.
+    pub fn idle_gpu(&self) -> Option<&Error> {
+        let cuda = |err: &&Error| matches!(err, Error::Provider { provider: Provider::Cuda, .. });
+        self.refused.iter().find(cuda).filter(|_| gpu::is_present())
     }
 
     /// Output pixels per input pixel along each axis.
@@ -109,6 +149,8 @@ pub struct Stream {
     tiling: Option<tiles::Tiling>,
     memory: Option<sessions::Memory>,
     windows: VecDeque<Begun>,
+    /// How often the device ran out of memory and smaller parts had to do.
+    steps_down: usize,
 }
 
 /// A window in flight.
@@ -134,12 +176,36 @@ impl Stream {
             Some(limit) => memory::plan(&engine.manifest, padded, count, limit)?,
             None => None,
         };
-        Ok(Self { engine, size: padded, singly, tiling, memory: None, windows: VecDeque::new() })
+        Ok(Self { engine, size: padded, singly, tiling, memory: None, windows: VecDeque::new(), steps_down: 0 })
+    }
+
+    /// Has sessions for the stream's frame size made in the background, if the provider gains by that, and tells
+    /// `notify` how it goes: the first stream of its size does.
+    pub fn prepare(&self, notify: impl Fn(Build) + Send + 'static) {
+        if self.tiling.is_none() {
+            self.engine.prepare(self.size, notify);
+        }
     }
 
     /// Side of the tiles that frames are cut into, in input pixels; `None` if they are not.
     pub fn tile(&self) -> Option<usize> {
         self.tiling.map(|tiling| tiling.side)
+    }
+
+    /// How often the device ran out of memory, so that frames are now upscaled in smaller parts: first one by one instead
+    /// of in windows, then in tiles of half the side.
+    pub fn steps_down(&self) -> usize {
+        self.steps_down
+    }
+
+    /// Makes do with less memory; whether that is possible.
+    fn step_down(&mut self) -> bool {
+        let tiling = memory::step_down(&self.engine.manifest, self.size, self.tiling);
+        if tiling.is_some() {
+            self.tiling = tiling;
+            self.steps_down += 1;
+        }
+        tiling.is_some()
     }
 
     /// Forgets windows in flight and the recurrent state: the next frame begins a new sequence.
@@ -153,15 +219,48 @@ impl Stream {
     /// # Errors
     /// After an error the stream is reset.
     pub fn submit(&mut self, window: Window<Arc<Vec<u8>>>, cancel: &Arc<Cancel>) -> Result<Timings, Error> {
-        if !self.singly {
-            return self.submit_part(&window.frames, window.keep, window.first, cancel);
-        }
         let mut timings = Timings::default();
-        for (index, frame) in window.frames[window.keep].iter().enumerate() {
-            let first = window.first && index == 0;
-            timings += self.submit_part(std::slice::from_ref(frame), 0..1, first, cancel)?;
+        loop {
+            let result = if self.singly {
+                self.submit_singly(&window, cancel, &mut timings)
+            } else {
+                self.submit_part(&window.frames, window.keep.clone(), window.first, cancel, &mut timings)
+            };
+            match result {
+                Ok(()) => return Ok(timings),
+                Err(Error::OutOfMemory { .. }) if self.divide(&window) || self.step_down() => {}
+                Err(err) => {
+                    self.reset();
+                    return Err(err);
+                }
+            }
         }
-        Ok(timings)
+    }
+
+    /// Runs single frames instead of windows from now on; whether that is less.
+    fn divide(&mut self, window: &Window<Arc<Vec<u8>>>) -> bool {
+        let less = self.engine.recurrent && !self.singly && window.frames.len() > 1;
+        if less {
+            self.singly = true;
+            self.steps_down += 1;
+        }
+        less
+    }
+
+    fn submit_singly(
+        &mut self,
+        window: &Window<Arc<Vec<u8>>>,
+        cancel: &Arc<Cancel>,
+        timings: &mut Timings,
+    ) -> Result<(), Error> {
+        let begun = self.windows.len();
+        for (index, frame) in window.frames[window.keep.clone()].iter().enumerate() {
+            let first = window.first && index == 0;
+            let result = self.submit_part(std::slice::from_ref(frame), 0..1, first, cancel, timings);
+            // The whole window is tried again.
+            result.inspect_err(|_| self.windows.truncate(begun))?;
+        }
+        Ok(())
     }
 
     fn submit_part(
@@ -170,23 +269,18 @@ impl Stream {
         keep: Range<usize>,
         first: bool,
         cancel: &Arc<Cancel>,
-    ) -> Result<Timings, Error> {
+        timings: &mut Timings,
+    ) -> Result<(), Error> {
         let (count, size, tiling) = (frames.len(), self.size, self.tiling);
+        let fixed = (count == 1 && tiling.is_none()).then_some(size);
         let tensor = frames.iter().map(|frame| frame.as_slice()).collect::<Vec<_>>().concat();
-        let result = self
+        let (window, spent) = self
             .engine
             .worker
-            .call(cancel, move |sessions, ticket| sessions.window(tensor, count, size, tiling, ticket));
-        match result {
-            Ok((window, timings)) => {
-                self.windows.push_back(Begun { window, keep, first });
-                Ok(timings)
-            }
-            Err(err) => {
-                self.reset();
-                Err(err)
-            }
-        }
+            .call(cancel, move |served, ticket| served.at(fixed).window(tensor, count, size, tiling, ticket))?;
+        self.windows.push_back(Begun { window, keep, first });
+        *timings += spent;
+        Ok(())
     }
 
     /// Finishes the next frame: writes RGB rows without gaps, `scale` times the padded size, into `out`, which comes
@@ -200,29 +294,39 @@ impl Stream {
     where
         D: AsMut<[u8]> + Send + 'static,
     {
-        let Some(Begun { window, keep, first }) = self.windows.pop_front() else { return Ok(None) };
-        let (size, tiling) = (self.size, self.tiling);
-        let memory = self.memory.take().filter(|_| !first);
+        let Some(Begun { mut window, keep, first }) = self.windows.pop_front() else { return Ok(None) };
+        let mut memory = self.memory.take().filter(|_| !first);
         let index = keep.start;
-        let result = self.engine.worker.call(cancel, move |sessions, ticket| {
-            let mut memory = match memory {
-                Some(memory) => memory,
-                None => sessions.blank(size)?,
-            };
-            let timings = sessions.frame(&window, index, &mut memory, Some(out.as_mut()), tiling, ticket)?;
-            Ok((window, memory, out, timings))
-        });
-        match result {
-            Ok((window, memory, out, timings)) => {
-                self.memory = Some(memory);
-                if index + 1 < keep.end {
-                    self.windows.push_front(Begun { window, keep: index + 1..keep.end, first: false });
+        loop {
+            let (size, tiling) = (self.size, self.tiling);
+            // What is tried again must come back when it fails.
+            let result = self.engine.worker.call(cancel, move |served, ticket| {
+                let sessions = served.at(tiling.is_none().then_some(size));
+                let mut kept = memory.unwrap_or_else(|| sessions.blank(size));
+                let run = sessions.frame(&window, index, &mut kept, Some(out.as_mut()), tiling, ticket);
+                match run {
+                    Err(err) if !matches!(err, Error::OutOfMemory { .. }) => Err(err),
+                    run => Ok((window, kept, out, run)),
                 }
-                Ok(Some((out, timings)))
-            }
-            Err(err) => {
-                self.reset();
-                Err(err)
+            });
+            let (tried, kept, back, run) = result.inspect_err(|_| self.reset())?;
+            (window, memory, out) = (tried, Some(kept), back);
+            match run {
+                Ok(timings) => {
+                    self.memory = memory;
+                    if index + 1 < keep.end {
+                        self.windows.push_front(Begun { window, keep: index + 1..keep.end, first: false });
+                    }
+                    return Ok(Some((out, timings)));
+                }
+                Err(_) if self.step_down() => {
+                    // A frame that failed between two tiles has left its state partly advanced.
+                    memory = memory.filter(|_| tiling.is_none());
+                }
+                Err(err) => {
+                    self.reset();
+                    return Err(err);
+                }
             }
         }
     }

@@ -1,13 +1,13 @@
 //! Owns the choice of execution provider and precision, and each provider's options for ONNX Runtime.
 
-use std::{env, fmt, path::PathBuf};
+use std::{fmt, path::Path};
 
 use ort::{
     ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, ExecutionProviderDispatch},
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
 };
 
-use super::Error;
+use super::{Error, sessions::Place};
 
 /// What runs the graphs.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Hash, glib::Enum)]
@@ -85,6 +85,16 @@ impl Provider {
         available.unwrap_or(false)
     }
 
+    /// Whether it compiles graphs, and makes faster ones for a known frame size.
+    pub(super) fn compiles(self) -> bool {
+        matches!(self, Self::OpenVino | Self::TensorRt)
+    }
+
+    /// Whether it runs on an NVIDIA GPU.
+    pub(super) fn is_gpu(self) -> bool {
+        matches!(self, Self::Cuda | Self::TensorRt)
+    }
+
     /// Memory in which tensors pass from one stage to the next.
     pub(super) fn memory(self, device: i32) -> ort::Result<MemoryInfo<'static>> {
         match self {
@@ -149,13 +159,9 @@ fn cpu_has_bf16() -> bool {
 }
 
 /// The list that ONNX Runtime gets for a provider, most preferred first. A provider that is not usable is an error at
-/// registration, never a silent fall to the CPU.
-pub(super) fn dispatch(
-    provider: Provider,
-    precision: Precision,
-    device: i32,
-    cache: &str,
-) -> Result<Vec<ExecutionProviderDispatch>, Error> {
+/// registration, never a silent fall to the CPU. `cache` is a folder for what is compiled.
+pub(super) fn dispatch(place: Place, cache: Option<&Path>) -> Result<Vec<ExecutionProviderDispatch>, Error> {
+    let Place { provider, precision, device } = place;
     if !provider.compiled_in() {
         let package = match provider {
             Provider::OpenVino => "onnxruntime-openvino",
@@ -191,32 +197,27 @@ fn cuda(device: i32) -> ExecutionProviderDispatch {
         // The exhaustive default measures every algorithm again for every new frame size.
         .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
         .with_tf32(true)
+        // As much memory as is asked for; the default takes twice as much at every step, beyond any `max-memory`.
+        .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
         .build()
         .error_on_failure()
 }
 
-fn tensorrt(precision: Precision, device: i32, cache: &str) -> ExecutionProviderDispatch {
+fn tensorrt(precision: Precision, device: i32, cache: Option<&Path>) -> ExecutionProviderDispatch {
     let tensorrt = ep::TensorRT::default()
         .with_device_id(device)
         .with_fp16(precision == Precision::Fp16)
         .with_bf16(precision == Precision::Bf16);
-    match cache_folder().map(|folder| folder.join("tensorrt").join(cache)) {
-        Some(folder) if std::fs::create_dir_all(&folder).is_ok() => tensorrt
+    match cache {
+        Some(folder) => tensorrt
             .with_engine_cache(true)
             .with_engine_cache_path(folder.display())
             .with_timing_cache(true)
             .with_timing_cache_path(folder.display()),
-        _ => tensorrt,
+        None => tensorrt,
     }
     .build()
     .error_on_failure()
-}
-
-fn cache_folder() -> Option<PathBuf> {
-    env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .map(|folder| folder.join("fastvsr"))
 }
 
 #[cfg(test)]

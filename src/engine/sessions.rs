@@ -5,19 +5,26 @@
 //! in host memory.
 
 use std::{
+    collections::HashMap,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ort::{
     environment::Environment,
+    ep::ExecutionProviderDispatch,
     memory::MemoryInfo,
-    session::{RunOptions, Session, builder::GraphOptimizationLevel},
-    value::{DynValue, Shape, Tensor, TensorElementType, TensorRefMut, ValueType},
+    session::{
+        RunOptions, Session,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
+    value::{DynValue, Outlet, Shape, Tensor, TensorElementType, TensorRefMut, ValueType},
 };
 
 use super::{
     Error, Precision, Provider, provider,
+    state::State,
     tiles::{self, Tiling},
     worker::Ticket,
 };
@@ -47,7 +54,7 @@ pub(super) struct Sessions {
 pub(super) struct Loaded {
     kind: StageKind,
     session: Session,
-    states: Vec<StateManifest>,
+    pub(super) states: Vec<StateManifest>,
     /// How far the stage sees, in input pixels.
     pub(super) halo: usize,
     /// Name of what the stage before hands over; none for the first stage.
@@ -64,7 +71,7 @@ pub(super) struct Inputs<'a> {
     /// What the stage before has made.
     pub(super) handed: Option<&'a DynValue>,
     /// Recurrent state after the frame before.
-    pub(super) states: &'a [DynValue],
+    pub(super) states: &'a [&'a DynValue],
 }
 
 /// A window on its way through the stages: what the stages without state made of it.
@@ -81,7 +88,7 @@ pub(super) struct Window {
 
 /// Recurrent state of one stream: the tensors of every stage that has some.
 #[derive(Debug)]
-pub(super) struct Memory(Vec<Vec<DynValue>>);
+pub(super) struct Memory(Vec<Vec<State>>);
 
 /// Time spent in each stage.
 #[derive(Debug, Default, Clone, Copy)]
@@ -124,48 +131,80 @@ enum Axis {
     Fixed(usize),
 }
 
+/// Where the sessions of a model run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) provider: Provider,
+    pub(super) precision: Precision,
+    pub(super) device: i32,
+}
+
+/// The free axes of a graph: for each of its inputs the names that it gives to them, empty where it gives none.
+pub(super) type Axes = Vec<(String, Vec<String>)>;
+
 impl Sessions {
-    /// Makes the sessions of a package on one provider, checks every signature, and runs one small frame: a provider
-    /// that registers may still be unable to run, and a graph may lie about its output.
-    pub(super) fn load(
+    /// Makes the sessions of a package, for frames of any size, checks every signature, and runs one small frame: a
+    /// provider that registers may still be unable to run, and a graph may lie about its output.
+    pub(super) fn load(environment: &Environment, package: &Package, place: Place) -> Result<Self, Error> {
+        let providers = provider::dispatch(place, None)?;
+        let mut sessions = Self::empty(package, place)?;
+        for stage in &package.stages {
+            let session = session(environment, stage, place.provider, &providers, &HashMap::new())?;
+            let input = sessions.stages.last().map(|before| before.output);
+            sessions.stages.push(Loaded::new(session, stage, input)?);
+        }
+        sessions.probe(package)?;
+        Ok(sessions)
+    }
+
+    /// Makes sessions for frames of the padded size `size` alone, one frame a run, and runs one through them. A provider
+    /// that compiles its graphs makes faster ones of known shapes. `axes` are those of the sessions for any size;
+    /// `cache` is a folder for what is compiled.
+    pub(super) fn for_size(
         environment: &Environment,
         package: &Package,
-        provider: Provider,
-        precision: Precision,
-        device: i32,
+        place: Place,
+        axes: &[Axes],
+        size: Size,
+        cache: Option<&Path>,
     ) -> Result<Self, Error> {
-        let providers = provider::dispatch(provider, precision, device, &package.manifest.name)?;
-        let refuse = |err: &dyn std::fmt::Display| Error::Provider { provider, reason: err.to_string() };
-        let memory = provider.memory(device).map_err(|err| refuse(&err))?;
-
-        let mut stages: Vec<Loaded> = Vec::with_capacity(package.stages.len());
-        for stage in &package.stages {
-            let mut builder = Session::builder(environment)
-                .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::All)?))
-                // Threads of a stage that has just run would spin on the cores that the next one needs: measured, the
-                // three stages then take 1.6 times as long on two cores.
-                .and_then(|builder| Ok(builder.with_intra_op_spinning(false)?))
-                .and_then(|builder| Ok(builder.with_execution_providers(&providers)?))
-                .map_err(|err| refuse(&err))?;
-            let session = match &stage.graph {
-                Graph::Bytes(bytes) => builder.commit_from_memory(bytes),
-                Graph::File(path) => builder.commit_from_file(path),
-            };
-            let session = session.map_err(|err| Error::Graph {
-                stage: stage.kind,
-                file: stage.file.clone(),
-                reason: err.to_string(),
-            })?;
-            let input = stages.last().map(|before| before.output);
-            stages.push(Loaded::new(session, stage, input)?);
-        }
-        let host = Provider::Cpu.memory(0).map_err(|err| refuse(&err))?;
-        let mut sessions = Self { stages, memory, host, scale: package.manifest.geometry.scale };
-        // TensorRT would build an engine for a size that nobody asked for, which takes minutes.
-        if provider != Provider::TensorRt {
-            sessions.probe(package)?;
+        let providers = provider::dispatch(place, cache)?;
+        let mut sessions = Self::empty(package, place)?;
+        let refuse = |err: ort::Error| Error::Provider { provider: place.provider, reason: err.to_string() };
+        let grey = vec![127u8; size.rgb_bytes()];
+        let frames = Tensor::from_array(([1, size.height, size.width, RGB], grey)).map_err(refuse)?.into_dyn();
+        let mut handed: Option<DynValue> = None;
+        for (stage, axes) in package.stages.iter().zip(axes) {
+            let input = sessions.stages.last().map(|before| before.output);
+            let blanks = blank(stage.kind, &stage.states, size)?;
+            let states: Vec<&DynValue> = blanks.iter().collect();
+            let inputs = Inputs { frames: Some(&frames), handed: handed.as_ref(), states: &states };
+            let lengths = lengths(axes, input, &stage.states, &inputs);
+            let session = session(environment, stage, place.provider, &providers, &lengths)?;
+            let mut loaded = Loaded::new(session, stage, input)?;
+            let ticket = Ticket::default();
+            let outputs = loaded.run(&inputs, &sessions.memory, None, &ticket);
+            handed = outputs.map_err(|err| failure(stage.kind, size, &ticket, &err))?.into_iter().next();
+            sessions.stages.push(loaded);
         }
         Ok(sessions)
+    }
+
+    fn empty(package: &Package, place: Place) -> Result<Self, Error> {
+        let refuse = |err: ort::Error| Error::Provider { provider: place.provider, reason: err.to_string() };
+        let memory = place.provider.memory(place.device).map_err(refuse)?;
+        let host = Provider::Cpu.memory(0).map_err(refuse)?;
+        Ok(Self { stages: Vec::new(), memory, host, scale: package.manifest.geometry.scale })
+    }
+
+    /// The free axes of every graph.
+    pub(super) fn axes(&self) -> Vec<Axes> {
+        let names = |outlet: &Outlet| match outlet.dtype() {
+            ValueType::Tensor { dimension_symbols, .. } => dimension_symbols.to_vec(),
+            _ => Vec::new(),
+        };
+        let stages = self.stages.iter();
+        stages.map(|stage| stage.session.inputs().iter().map(|i| (i.name().to_string(), names(i))).collect()).collect()
     }
 
     fn probe(&mut self, package: &Package) -> Result<(), Error> {
@@ -173,22 +212,17 @@ impl Sessions {
         let size = Size { width: side, height: side };
         let count = package.manifest.time.minimum;
         let window = self.window(vec![127; count * size.rgb_bytes()], count, size, None, &Ticket::default())?;
-        let mut memory = self.blank(size)?;
+        let mut memory = self.blank(size);
         self.frame(&window.0, 0, &mut memory, None, None, &Ticket::default())?;
         Ok(())
     }
 
     /// Recurrent state of a stream that begins, for frames of the padded size `size`.
-    pub(super) fn blank(&self, size: Size) -> Result<Memory, Error> {
-        let zeros = |kind: StageKind, state: &StateManifest| {
-            let shape = [1, state.channels, size.height / state.stride, size.width / state.stride];
-            Tensor::from_array((shape, vec![0f32; shape.iter().product()]))
-                .map(Tensor::into_dyn)
-                .map_err(|err| failed(kind, size, &err))
+    pub(super) fn blank(&self, size: Size) -> Memory {
+        let blank = |state: &StateManifest| {
+            State::blank([1, state.channels, size.height / state.stride, size.width / state.stride])
         };
-        let stages = self.stages.iter();
-        let states = stages.map(|stage| stage.states.iter().map(|state| zeros(stage.kind, state)).collect());
-        states.collect::<Result<_, _>>().map(Memory)
+        Memory(self.stages.iter().map(|stage| stage.states.iter().map(blank).collect()).collect())
     }
 
     /// Whether a window of several frames may be encoded in one run and cut into frames again, which is only done in
@@ -221,7 +255,7 @@ impl Sessions {
             let kind = stage.kind;
             let inputs = Inputs { frames: Some(&window.frames), handed: window.carried.as_ref(), states: &[] };
             let outputs = match tiling {
-                Some(tiling) => tiles::run(stage, &inputs, size, tiling, &self.host, None, ticket),
+                Some(tiling) => tiles::run(stage, &inputs, &mut [], size, tiling, &self.host, None, ticket),
                 // The last stage's frames leave for the host, whatever memory the stages work in.
                 None if kind == StageKind::Decoder => stage.run(&inputs, &self.host, None, ticket),
                 None => stage.run(&inputs, &self.memory, None, ticket),
@@ -259,31 +293,44 @@ impl Sessions {
         let (frame, mut handed) =
             window.frame(index).map_err(|err| failed(self.stages[window.next].kind, size, &err))?;
         let mut timings = Timings::default();
+        // Kept until all stages are through: a frame that fails can be tried again.
+        let mut advanced = Vec::new();
         for (stage, states) in self.stages.iter_mut().zip(&mut memory.0).skip(window.next) {
             let begin = Instant::now();
             let kind = stage.kind;
-            let inputs = Inputs {
+            let mut inputs = Inputs {
                 frames: frame.as_ref().or(Some(&window.frames)),
                 handed: handed.as_ref().or(window.carried.as_ref()),
-                states,
+                states: &[],
             };
             let target = out.as_deref_mut().filter(|_| kind == StageKind::Decoder);
-            let outputs = match tiling {
-                Some(tiling) => tiles::run(stage, &inputs, size, tiling, &self.host, target, ticket),
-                None => stage.run(&inputs, &self.memory, target.map(|out| (out, hr)), ticket),
+            let failure = |err: ort::Error| failure(kind, size, ticket, &err);
+            let mut outputs = if let Some(tiling) = tiling {
+                let mut halves =
+                    states.iter_mut().map(State::halves).collect::<ort::Result<Vec<_>>>().map_err(failure)?;
+                tiles::run(stage, &inputs, &mut halves, size, tiling, &self.host, target, ticket).map_err(failure)?
+            } else {
+                let old = states.iter_mut().map(|state| state.whole().map(|value| &*value));
+                let old = old.collect::<ort::Result<Vec<_>>>().map_err(failure)?;
+                inputs.states = &old;
+                let outputs = stage.run(&inputs, &self.memory, target.map(|out| (out, hr)), ticket);
+                let mut outputs = outputs.map_err(failure)?;
+                let new_states = outputs.split_off(outputs.len() - stage.states.len());
+                for ((state, old), new) in stage.states.iter().zip(&old).zip(&new_states) {
+                    same_shape(kind, size, &state.output, old.shape(), Some(new.shape()))?;
+                }
+                advanced.push((states, new_states));
+                outputs
             };
-            let mut outputs = outputs.map_err(|err| failure(kind, size, ticket, &err))?;
-            let new_states = outputs.split_off(outputs.len() - stage.states.len());
-            for ((state, old), new) in stage.states.iter().zip(&*states).zip(&new_states) {
-                same_shape(kind, size, &state.output, old.shape(), Some(new.shape()))?;
-            }
-            *states = new_states;
             handed = outputs.pop();
             if kind == StageKind::Decoder && out.is_none() {
                 let expected = [1, hr.height, hr.width, RGB].map(|axis| axis as i64);
                 same_shape(kind, size, FRAMES_HR, &expected, handed.as_ref().map(|frames| &**frames.shape()))?;
             }
             timings.add(kind, begin.elapsed());
+        }
+        for (states, new) in advanced {
+            *states = new.into_iter().map(State::Whole).collect();
         }
         Ok(timings)
     }
@@ -394,7 +441,7 @@ impl Loaded {
             binding.bind_input(FRAMES, value)?;
         }
         for (state, value) in self.states.iter().zip(inputs.states) {
-            binding.bind_input(&state.input, value)?;
+            binding.bind_input(&state.input, *value)?;
         }
         let mut names = Vec::with_capacity(1 + self.states.len());
         match target {
@@ -416,6 +463,77 @@ impl Loaded {
         )?;
         Ok(names.into_iter().filter_map(|name| outputs.remove(name)).collect())
     }
+}
+
+/// Registers a provider, and does nothing with it.
+pub(super) fn register(environment: &Environment, place: Place) -> Result<(), Error> {
+    builder(environment, place.provider, &provider::dispatch(place, None)?).map(drop)
+}
+
+fn builder(
+    environment: &Environment,
+    provider: Provider,
+    providers: &[ExecutionProviderDispatch],
+) -> Result<SessionBuilder, Error> {
+    Session::builder(environment)
+        .and_then(|builder| Ok(builder.with_optimization_level(GraphOptimizationLevel::All)?))
+        // Threads of a stage that has just run would spin on the cores that the next one needs: measured, the
+        // three stages then take 1.6 times as long on two cores.
+        .and_then(|builder| Ok(builder.with_intra_op_spinning(false)?))
+        .and_then(|builder| Ok(builder.with_execution_providers(providers)?))
+        .map_err(|err| Error::Provider { provider, reason: err.to_string() })
+}
+
+fn session(
+    environment: &Environment,
+    stage: &Stage,
+    provider: Provider,
+    providers: &[ExecutionProviderDispatch],
+    lengths: &HashMap<&str, i64>,
+) -> Result<Session, Error> {
+    let mut builder = builder(environment, provider, providers)?;
+    for (name, length) in lengths {
+        let fixed = builder.with_dimension_override(name, *length);
+        builder = fixed.map_err(|err| Error::Provider { provider, reason: err.to_string() })?;
+    }
+    let session = match &stage.graph {
+        Graph::Bytes(bytes) => builder.commit_from_memory(bytes),
+        Graph::File(path) => builder.commit_from_file(path),
+    };
+    session.map_err(|err| Error::Graph { stage: stage.kind, file: stage.file.clone(), reason: err.to_string() })
+}
+
+/// What the named axes of a graph measure for these inputs. A name that would need two lengths is left free.
+fn lengths<'a>(
+    axes: &'a Axes,
+    handed: Option<&str>,
+    states: &[StateManifest],
+    inputs: &Inputs,
+) -> HashMap<&'a str, i64> {
+    let mut lengths: HashMap<&str, Option<i64>> = HashMap::new();
+    for (input, names) in axes {
+        let state = states.iter().position(|state| state.input == *input).map(|index| inputs.states[index]);
+        let value =
+            if input == FRAMES { inputs.frames } else { state.or(inputs.handed.filter(|_| handed == Some(input))) };
+        for (name, length) in names.iter().zip(value.map_or(&[][..], |value| &**value.shape())) {
+            let known = lengths.entry(name).or_insert(Some(*length));
+            *known = known.filter(|known| known == length);
+        }
+    }
+    lengths
+        .into_iter()
+        .filter(|(name, _)| !name.is_empty())
+        .filter_map(|(name, length)| Some((name, length?)))
+        .collect()
+}
+
+/// Zeros for the states of a stage.
+fn blank(kind: StageKind, states: &[StateManifest], size: Size) -> Result<Vec<DynValue>, Error> {
+    let zeros = |state: &StateManifest| {
+        let shape = [1, state.channels, size.height / state.stride, size.width / state.stride];
+        Tensor::from_array((shape, vec![0f32; shape.iter().product()])).map(Tensor::into_dyn)
+    };
+    states.iter().map(zeros).collect::<ort::Result<_>>().map_err(|err| failed(kind, size, &err))
 }
 
 /// Entry `index` of `count` along the first axis, as a tensor of its own.
@@ -461,5 +579,17 @@ fn failed(stage: StageKind, size: Size, reason: &dyn std::fmt::Display) -> Error
 
 /// A run ended with an error: because somebody cancelled it, or by itself?
 fn failure(stage: StageKind, size: Size, ticket: &Ticket, reason: &ort::Error) -> Error {
-    if ticket.is_cancelled() { Error::Cancelled } else { failed(stage, size, reason) }
+    if ticket.is_cancelled() {
+        return Error::Cancelled;
+    }
+    // The providers have no error code for it.
+    let text = reason.to_string().to_lowercase();
+    if ["out of memory", "allocate", "bad_alloc", "outofmemory"].iter().any(|words| text.contains(words)) {
+        return Error::OutOfMemory {
+            stage,
+            size: format!("{}x{}", size.width, size.height),
+            reason: reason.to_string(),
+        };
+    }
+    failed(stage, size, reason)
 }

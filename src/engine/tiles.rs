@@ -1,5 +1,8 @@
 //! Owns the running of a stage tile by tile, on frames that would need too much memory in one piece.
 
+use std::collections::VecDeque;
+
+use half::{f16, slice::HalfFloatSliceExt};
 use ort::{
     memory::MemoryInfo,
     value::{DynValue, Tensor, TensorElementType},
@@ -7,11 +10,12 @@ use ort::{
 
 use super::{
     sessions::{Inputs, Loaded},
+    state::{Halves, to_halves},
     worker::Ticket,
 };
 use crate::{
     frames::Size,
-    tiling::{Layout, Rect, split},
+    tiling::{Layout, Rect, Tile, split},
 };
 
 /// How frames are cut.
@@ -32,10 +36,12 @@ enum Merged<'a> {
 }
 
 /// Runs a stage on frames of `size`, as [`Loaded::run`] does, but on one tile after the other. All tensors, in and out,
-/// are in host memory.
+/// are in host memory. The state is advanced in place: a tile's new state waits until no later tile reads the old one.
+#[expect(clippy::too_many_arguments, reason = "what a run needs, and nothing that belongs together")]
 pub(super) fn run(
     stage: &mut Loaded,
     inputs: &Inputs,
+    states: &mut [&mut Halves],
     size: Size,
     tiling: Tiling,
     host: &MemoryInfo<'static>,
@@ -43,40 +49,86 @@ pub(super) fn run(
     ticket: &Ticket,
 ) -> ort::Result<Vec<DynValue>> {
     let has_target = target.is_some();
-    let mut shapes: Vec<Vec<i64>> = Vec::new();
-    let mut merged: Vec<Merged> = target.into_iter().map(Merged::Given).collect();
-    for tile in split(size, tiling.side, stage.halo, tiling.multiple) {
+    let mut output: Option<(Merged, Vec<i64>)> = target.map(|target| (Merged::Given(target), Vec::new()));
+    let tiles = split(size, tiling.side, stage.halo, tiling.multiple);
+    let mut waiting: VecDeque<(Tile, Vec<Vec<f16>>)> = VecDeque::new();
+    for (number, tile) in tiles.iter().enumerate() {
         let crop = |value: &DynValue| crop(value, size, tile.input);
         let frames = inputs.frames.map(crop).transpose()?;
         let handed = inputs.handed.map(crop).transpose()?;
-        let states = inputs.states.iter().map(crop).collect::<ort::Result<Vec<_>>>()?;
-        let part = Inputs { frames: frames.as_ref(), handed: handed.as_ref(), states: &states };
-        for (index, output) in stage.run(&part, host, None, ticket)?.iter().enumerate() {
-            let layout = layout(output, tile.input.size);
-            if shapes.len() == index {
-                shapes.push(resized(output, tile.input.size, size));
-            }
-            if merged.len() == index {
-                merged.push(match is_packed(output) {
-                    true => Merged::Bytes(vec![0; layout.values(size)]),
-                    false => Merged::Floats(vec![0.0; layout.values(size)]),
-                });
-            }
-            match &mut merged[index] {
-                Merged::Floats(tensor) => layout.paste(output.try_extract_tensor::<f32>()?.1, tile, tensor, size),
-                Merged::Bytes(tensor) => layout.paste(output.try_extract_tensor::<u8>()?.1, tile, tensor, size),
-                Merged::Given(tensor) => layout.paste(output.try_extract_tensor::<u8>()?.1, tile, tensor, size),
+        let old = states.iter().map(|state| state.crop(size, tile.input)).collect::<ort::Result<Vec<_>>>()?;
+        let old: Vec<&DynValue> = old.iter().collect();
+        let part = Inputs { frames: frames.as_ref(), handed: handed.as_ref(), states: &old };
+        let mut outputs = stage.run(&part, host, None, ticket)?;
+        let new_states = outputs.split_off(outputs.len() - old.len());
+        for ((manifest, old), new) in stage.states.iter().zip(&old).zip(&new_states) {
+            if old.shape() != new.shape() {
+                let (name, expected, got) = (&manifest.output, old.shape(), new.shape());
+                return Err(ort::Error::new(format!("expected `{name}` of shape {expected:?}, got {got:?}")));
             }
         }
+        if let Some(made) = outputs.pop() {
+            let layout = layout(&made, tile.input.size);
+            let (merged, _) = output.get_or_insert_with(|| {
+                let merged = match is_packed(&made) {
+                    true => Merged::Bytes(vec![0; layout.values(size)]),
+                    false => Merged::Floats(vec![0.0; layout.values(size)]),
+                };
+                (merged, resized(&made, tile.input.size, size))
+            });
+            match merged {
+                Merged::Floats(tensor) => layout.paste(made.try_extract_tensor::<f32>()?.1, *tile, tensor, size),
+                Merged::Bytes(tensor) => layout.paste(made.try_extract_tensor::<u8>()?.1, *tile, tensor, size),
+                Merged::Given(tensor) => layout.paste(made.try_extract_tensor::<u8>()?.1, *tile, tensor, size),
+            }
+        }
+        if !states.is_empty() {
+            // The core alone, so that what waits is no more than the frame's own.
+            let inside = Rect { x: tile.core.x - tile.input.x, y: tile.core.y - tile.input.y, size: tile.core.size };
+            let core = |new: &DynValue| -> ort::Result<Vec<f16>> {
+                let layout = layout(new, tile.input.size);
+                Ok(to_halves(&layout.crop(new.try_extract_tensor::<f32>()?.1, tile.input.size, inside)))
+            };
+            waiting.push_back((*tile, new_states.iter().map(core).collect::<ort::Result<_>>()?));
+        }
+        let unread = |old: &Tile| tiles[number + 1..].iter().all(|later| !later.input.overlaps(old.core));
+        while waiting.front().is_some_and(|(old, _)| unread(old)) {
+            let (old, new) = waiting.pop_front().expect("it was just seen");
+            states.iter_mut().zip(&new).for_each(|(state, new)| state.paste(new, old.core, size));
+        }
     }
-    let tensors = merged.into_iter().zip(shapes).skip(usize::from(has_target));
-    tensors
+    if has_target {
+        return Ok(Vec::new());
+    }
+    output
         .map(|(merged, shape)| match merged {
             Merged::Floats(tensor) => Ok(Tensor::from_array((shape, tensor))?.into_dyn()),
             Merged::Bytes(tensor) => Ok(Tensor::from_array((shape, tensor))?.into_dyn()),
-            Merged::Given(_) => unreachable!("only the first is given"),
+            Merged::Given(_) => unreachable!("there is no target"),
         })
+        .into_iter()
         .collect()
+}
+
+impl Halves {
+    fn layout(&self, size: Size) -> Layout {
+        let [outer, rows, columns] = [self.shape[1], self.shape[2], self.shape[3]].map(|axis| axis as usize);
+        debug_assert_eq!(size.height / rows, size.width / columns);
+        Layout { outer, inner: 1, stride: size.width / columns, scale: 1 }
+    }
+
+    /// The part that covers `rect`, for a run.
+    fn crop(&self, size: Size, rect: Rect) -> ort::Result<DynValue> {
+        let layout = self.layout(size);
+        let shape = [1, layout.outer, rect.size.height / layout.stride, rect.size.width / layout.stride];
+        Ok(Tensor::from_array((shape, layout.crop(&self.data, size, rect).to_f32_vec()))?.into_dyn())
+    }
+
+    /// Writes the part that covers `rect`.
+    fn paste(&mut self, part: &[f16], rect: Rect, size: Size) {
+        let layout = self.layout(size);
+        layout.paste(part, Tile { input: rect, core: rect }, &mut self.data, size);
+    }
 }
 
 /// The part of a tensor, which covers `size`, that covers `rect`.

@@ -134,6 +134,12 @@ impl<S: Send + 'static> Worker<S> {
         Self { jobs }
     }
 
+    /// Queues a job that nobody waits for.
+    pub(super) fn post(&self, job: impl FnOnce(&mut S) + Send + 'static) {
+        // Without a thread there is nothing to do it to.
+        let _ = self.jobs.send(Box::new(job));
+    }
+
     /// Runs a job and waits for its result.
     ///
     /// # Errors
@@ -217,11 +223,11 @@ static IDLE: Condvar = Condvar::new();
 /// Longest wait at the end of the process.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// A worker thread that is about to enter the library, until it has left it.
-struct Busy;
+/// A thread that is about to enter the library, until it has left it.
+pub(super) struct Busy;
 
 impl Busy {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut gate = lock(&GATE);
         while gate.ending {
             // The process ends under this thread.

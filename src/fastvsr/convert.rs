@@ -17,9 +17,20 @@ pub(super) struct Convert {
     unpack: Step,
     pack: Step,
     alpha: Option<Alpha>,
+    /// From the stream's small frames to its large ones, and between tensors, without the model; made when first needed.
+    resize: Option<gst_video::VideoConverter>,
+    enlarge: Option<Enlarge>,
     size: Size,
     padded: Size,
     padded_hr: Size,
+}
+
+/// Interpolates padded tensors.
+#[derive(Debug)]
+struct Enlarge {
+    small: VideoInfo,
+    large: VideoInfo,
+    converter: gst_video::VideoConverter,
 }
 
 /// Between a stream's format and RGB, or the 4:4:4 form that a matrix makes into RGB.
@@ -75,7 +86,7 @@ impl Convert {
             _ => None,
         };
         let (input, output) = (input.clone(), output.clone());
-        Ok(Self { input, output, rgb_hr, unpack, pack, alpha, size, padded, padded_hr })
+        Ok(Self { input, output, rgb_hr, unpack, pack, alpha, resize: None, enlarge: None, size, padded, padded_hr })
     }
 
     /// Size of the tensors that [`Self::read`] makes.
@@ -90,6 +101,7 @@ impl Convert {
 
     /// Reads an input buffer.
     pub(super) fn read(&mut self, buffer: &gst::BufferRef) -> Result<Converted, glib::BoolError> {
+        check_layout(buffer, &self.input)?;
         let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.input)?;
         let Step { converter, matrix, between, scratch } = &mut self.unpack;
         {
@@ -131,6 +143,7 @@ impl Convert {
         alpha: Option<&gst::BufferRef>,
         buffer: &mut gst::BufferRef,
     ) -> Result<(), glib::BoolError> {
+        check_layout(buffer, &self.output)?;
         let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, &self.output)?;
         let Step { converter, matrix, between, scratch } = &mut self.pack;
         match matrix {
@@ -154,6 +167,52 @@ impl Convert {
             (Some(scaler), Some(alpha)) => scaler.write(alpha, &mut frame),
             _ => Ok(()),
         }
+    }
+}
+
+impl Convert {
+    /// Makes an output frame of an input frame without the model.
+    pub(super) fn resize(
+        &mut self,
+        input: &gst::BufferRef,
+        output: &mut gst::BufferRef,
+    ) -> Result<(), glib::BoolError> {
+        check_layout(input, &self.input)?;
+        check_layout(output, &self.output)?;
+        let converter = match &mut self.resize {
+            Some(converter) => converter,
+            none => {
+                let converter = gst_video::VideoConverter::new(&self.input, &self.output, Some(options(&self.output)))?;
+                none.insert(converter)
+            }
+        };
+        let small = VideoFrameRef::from_buffer_ref_readable(input, &self.input)?;
+        converter.frame_ref(&small, &mut VideoFrameRef::from_buffer_ref_writable(output, &self.output)?);
+        Ok(())
+    }
+
+    /// Makes a tensor like a decoded one of a padded input tensor without the model.
+    pub(super) fn enlarge(&mut self, tensor: &[u8], output: &mut gst::BufferRef) -> Result<(), glib::BoolError> {
+        let Enlarge { small, large, converter } = match &mut self.enlarge {
+            Some(enlarge) => enlarge,
+            none => {
+                let info = |size: Size| {
+                    VideoInfo::builder(VideoFormat::Rgb, size.width as u32, size.height as u32)
+                        .stride(&[size.rgb_stride() as i32])
+                        .offset(&[0])
+                        .size(size.rgb_bytes())
+                        .build()
+                };
+                let (small, large) = (info(self.padded)?, info(self.padded_hr)?);
+                let converter = gst_video::VideoConverter::new(&small, &large, Some(options(&large)))?;
+                none.insert(Enlarge { small, large, converter })
+            }
+        };
+        let mut input = gst::Buffer::with_size(tensor.len())?;
+        input.make_mut().map_writable()?.copy_from_slice(tensor);
+        let from = VideoFrameRef::from_buffer_ref_readable(&input, small)?;
+        converter.frame_ref(&from, &mut VideoFrameRef::from_buffer_ref_writable(output, large)?);
+        Ok(())
     }
 }
 
@@ -218,6 +277,38 @@ impl Alpha {
         frames::set_channel(frame.plane_data_mut(0)?, stride, self.channel, scaled.plane_data(0)?, plane_stride, size);
         Ok(())
     }
+}
+
+/// Checks that every row lies inside the buffer: a `VideoMeta` may place planes anywhere, and GStreamer believes it.
+fn check_layout(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), glib::BoolError> {
+    let meta = buffer.meta::<gst_video::VideoMeta>();
+    let (strides, offsets) = match &meta {
+        Some(meta) => (meta.stride(), meta.offset()),
+        None => (info.stride(), info.offset()),
+    };
+    if let Some(meta) = &meta {
+        let got = (meta.format(), meta.width(), meta.height());
+        let expected = (info.format(), info.width(), info.height());
+        if got != expected {
+            return Err(glib::bool_error!("expected a VideoMeta of {expected:?}, got {got:?}"));
+        }
+    }
+    for component in 0..info.n_components() {
+        let plane = info.comp_plane(component as u8) as usize;
+        let row = info.comp_width(component as u8) as usize * info.comp_pstride(component as u8) as usize;
+        let rows = info.comp_height(component as u8) as usize;
+        let (stride, offset) = (strides[plane], offsets[plane]);
+        // A plane is mapped with the memory in which it begins.
+        let memory = (offset < buffer.size()).then(|| buffer.find_memory(offset..=offset)).flatten();
+        let space = memory.map_or(0, |(index, skip)| buffer.peek_memory(index.start).size() - skip);
+        let fits = usize::try_from(stride).is_ok_and(|stride| stride >= row && (rows - 1) * stride + row <= space);
+        if !fits {
+            return Err(glib::bool_error!(
+                "expected {rows} rows of {row} bytes in plane {plane}, got {space} bytes with a stride of {stride}"
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// RGB of the size of `info`, in the same primaries and transfer function.

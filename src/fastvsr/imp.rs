@@ -34,12 +34,13 @@ use once_cell::sync::Lazy;
 
 use super::{
     caps, metas,
+    overload::{Deadlines, Effort, OnOverload},
     settings::{PROPERTIES, Settings},
     stats::Stats,
-    streaming::{Failure, Next, Spent, Streaming},
+    streaming::{Deadline, Failure, Next, Spent, Streaming},
 };
 use crate::{
-    engine::{self, Cancel, Engine, Error, Key, LogLevel, lock},
+    engine::{self, Build, Cancel, Engine, Error, Key, LogLevel, lock},
     model::Source,
 };
 
@@ -80,6 +81,8 @@ struct Shared {
     window_frames: u32,
     /// What the last LATENCY answer allowed for the upscaling of a window.
     processing: gst::ClockTime,
+    frame_duration: gst::ClockTime,
+    deadlines: Deadlines,
 }
 
 impl FastVsr {
@@ -116,6 +119,9 @@ impl FastVsr {
         for reason in &engine.refused {
             gst::info!(CAT, imp = self, "not taken: {reason}");
         }
+        if let Some(reason) = engine.idle_gpu() {
+            gst::element_imp_warning!(self, gst::LibraryError::Settings, ("the GPU is not used: {reason}"));
+        }
         *lock(&self.engine) = Some(Arc::clone(&engine));
         Ok(engine)
     }
@@ -145,15 +151,45 @@ impl FastVsr {
 
     /// Takes in a frame.
     fn push_frame(&self, buffer: &gst::Buffer) -> Result<(), gst::FlowError> {
-        let result = match lock(&self.state).as_mut() {
-            Some(state) => state.push(buffer, &self.cancel),
+        let deadline = self.deadline(buffer);
+        let (result, before, after) = match lock(&self.state).as_mut() {
+            Some(state) => {
+                let before = state.effort();
+                (state.push(buffer, deadline, &self.cancel), before, state.effort())
+            }
             None => return Err(gst::FlowError::NotNegotiated),
         };
         let spent = result.map_err(|failure| self.fail(failure))?;
-        let stats = &mut lock(&self.shared).stats;
-        stats.frames_in += 1;
-        stats.add(&spent);
+        let stats = {
+            let stats = &mut lock(&self.shared).stats;
+            stats.frames_in += 1;
+            stats.overloads += u64::from(before == Effort::Whole && after != before);
+            stats.add(&spent);
+            stats.clone()
+        };
+        if before != after {
+            let message = stats.overload(after);
+            gst::info!(CAT, imp = self, "{message}");
+            let _ = self.obj().post_message(gst::message::Element::builder(message).src(&*self.obj()).build());
+        }
         Ok(())
+    }
+
+    /// When a frame must leave, where that matters.
+    fn deadline(&self, buffer: &gst::Buffer) -> Option<Deadline> {
+        let obj = self.obj();
+        let by_clock = lock(&self.settings).on_overload != OnOverload::Wait;
+        if !by_clock && !obj.is_qos() {
+            return None;
+        }
+        let segment = obj.segment().downcast::<gst::ClockTime>().ok()?;
+        let frame = segment.to_running_time(buffer.pts()?)?;
+        let clock = obj.clock().filter(|_| by_clock && obj.current_state() == gst::State::Playing);
+        let now = clock.zip(obj.base_time()).map(|(clock, base)| clock.time().saturating_sub(base));
+        let shared = lock(&self.shared);
+        let interval = buffer.duration().unwrap_or(shared.frame_duration);
+        let interval = std::time::Duration::from(interval).div_f64(segment.rate().abs());
+        Some(Deadline { slack: shared.deadlines.slack(frame, now), interval })
     }
 
     /// Gives out the next frame, after the events that stood before it.
@@ -177,17 +213,17 @@ impl FastVsr {
                 None => return Err(gst::FlowError::Flushing),
             };
             let (buffer, spent) = result.map_err(|failure| self.fail(failure))?;
-            self.account(&spent);
+            self.account(frame.effort(), &spent);
             return Ok(Some(buffer));
         }
     }
 
     /// Counts a frame that leaves, and tells the pipeline when the latency has changed.
-    fn account(&self, spent: &Spent) {
+    fn account(&self, effort: Effort, spent: &Spent) {
         let changed = {
             let shared = &mut *lock(&self.shared);
             shared.stats.add(spent);
-            shared.stats.frame_out();
+            shared.stats.frame_out(effort);
             let window = shared.stats.mean_frame() * shared.window_frames;
             let measured = gst::ClockTime::from_nseconds(window.as_nanos() as u64);
             // A quarter of slack, so that not every frame changes the answer.
@@ -233,9 +269,24 @@ impl FastVsr {
 
     /// Drops the frames that wait, and the recurrent state.
     fn forget(&self) {
+        lock(&self.shared).deadlines.earliest = None;
         if let Some(state) = lock(&self.state).as_mut() {
             state.flush();
         }
+    }
+
+    /// Tells the pipeline how the making of faster sessions goes.
+    fn tell(&self, build: &Build) {
+        let message = gst::Structure::builder("fastvsr-build");
+        let message = match build {
+            Build::Started => message.field("state", "started"),
+            Build::Done(took) => message.field("state", "done").field("seconds", took.as_secs_f64()),
+            Build::Failed(err) => message.field("state", "failed").field("error", err.to_string()),
+        };
+        let message =
+            message.field("provider", lock(&self.engine).as_ref().map(|engine| engine.provider.nick())).build();
+        gst::info!(CAT, imp = self, "{message}");
+        let _ = self.obj().post_message(gst::message::Element::builder(message).src(&*self.obj()).build());
     }
 
     /// Asks the pipeline to query the latency again.
@@ -288,7 +339,7 @@ impl ObjectSubclass for FastVsr {
 impl ObjectImpl for FastVsr {
     fn constructed(&self) {
         self.parent_constructed();
-        // VideoFilter turns QoS on, which drops input frames: holes in the window, and fewer frames out than in.
+        // VideoFilter turns QoS on; here it is a choice between the model and being in time.
         self.obj().set_qos(false);
         // What is neutral stays neutral when it is upscaled: the flag passes.
         self.obj().set_gap_aware(true);
@@ -469,6 +520,17 @@ impl BaseTransformImpl for FastVsr {
             gst::EventView::Navigation(_) if !self.obj().is_passthrough() => {
                 metas::scale_navigation(event, self.scale())
             }
+            gst::EventView::Latency(latency) => {
+                lock(&self.shared).deadlines.configured = Some(latency.latency());
+                event
+            }
+            gst::EventView::Qos(qos) => {
+                let (_, _, late, frame) = qos.get();
+                lock(&self.shared).deadlines.earliest =
+                    frame.map(|frame| gst::ClockTime::from_nseconds(frame.nseconds().saturating_add_signed(late)));
+                // The base class would drop frames for it: holes in the window, and fewer frames out than in.
+                return self.obj().sink_pad().push_event(event);
+            }
             _ => event,
         };
         self.parent_src_event(event)
@@ -490,6 +552,7 @@ impl BaseTransformImpl for FastVsr {
             let (live, min, max) = latency.result();
             gst::debug!(CAT, imp = self, "latency: upstream {min} to {max:?}, own {own}");
             latency.set(live, min + own, max.opt_add(own));
+            lock(&self.shared).deadlines.promised = live.then_some(min + own);
         }
         true
     }
@@ -536,7 +599,7 @@ impl VideoFilterImpl for FastVsr {
                 gst::loggable_error!(CAT, "{err}")
             })?;
             let settings = lock(&self.settings).clone();
-            let state = Streaming::new(engine, input, output, &settings).map_err(|failure| {
+            let state = Streaming::new(&engine, input, output, &settings).map_err(|failure| {
                 let reason = failure.to_string();
                 let _ = self.fail(failure);
                 gst::loggable_error!(CAT, "{reason}")
@@ -544,13 +607,21 @@ impl VideoFilterImpl for FastVsr {
             if let Some(side) = state.tile() {
                 gst::info!(CAT, imp = self, "frames are cut into tiles of {side}x{side} pixels");
             }
+            let element = self.obj().downgrade();
+            state.prepare(move |build| {
+                if let Some(element) = element.upgrade() {
+                    element.imp().tell(&build);
+                }
+            });
             Some(state)
         };
         {
             let mut shared = lock(&self.shared);
             let delay = state.as_ref().map_or(0, Streaming::delay) as u64;
-            shared.window_delay = frame_duration(input) * delay;
+            shared.frame_duration = frame_duration(input);
+            shared.window_delay = shared.frame_duration * delay;
             shared.window_frames = delay as u32 + 1;
+            shared.stats.padded = state.as_ref().map(Streaming::padded);
             shared.stats.tile = state.as_ref().and_then(Streaming::tile).unwrap_or(0) as u64;
         }
         *lock(&self.state) = state;

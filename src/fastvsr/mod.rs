@@ -7,11 +7,14 @@ mod colour;
 mod convert;
 mod imp;
 mod metas;
+mod overload;
 mod settings;
 mod stats;
 mod streaming;
 
 use gst::prelude::*;
+
+pub use overload::OnOverload;
 
 use crate::engine::{Precision, Provider};
 
@@ -28,5 +31,6 @@ glib::wrapper! {
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     Provider::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     Precision::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    OnOverload::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(Some(plugin), "fastvsr", gst::Rank::NONE, FastVsr::static_type())
 }

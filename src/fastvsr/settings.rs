@@ -6,6 +6,7 @@ use glib::prelude::*;
 use gst::prelude::*;
 use once_cell::sync::Lazy;
 
+use super::overload::OnOverload;
 use crate::{
     engine::{Precision, Provider},
     model,
@@ -29,6 +30,7 @@ pub(super) struct Settings {
     pub(super) scene_cuts: bool,
     /// Bytes; `None`: no limit.
     pub(super) max_memory: Option<u64>,
+    pub(super) on_overload: OnOverload,
 }
 
 impl Default for Settings {
@@ -44,6 +46,7 @@ impl Default for Settings {
             passthrough: false,
             scene_cuts: true,
             max_memory: None,
+            on_overload: OnOverload::default(),
         }
     }
 }
@@ -110,9 +113,14 @@ pub(super) static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
             .blurb("Memory that upscaling may take, in bytes: larger frames are cut into tiles, without seams (0 = no limit)")
             .mutable_ready()
             .build(),
+        glib::ParamSpecEnum::builder_with_default("on-overload", default.on_overload)
+            .nick("On overload")
+            .blurb("What to do with frames that the model would deliver too late, by the clock of a live pipeline or by QoS events")
+            .mutable_ready()
+            .build(),
         glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
             .nick("Statistics")
-            .blurb("Frames in and out, windows, scene cuts, side of the tiles, mean milliseconds a frame per stage, frames a second, provider, model")
+            .blurb("Frames in and out, shrunk and resized ones, overloads, windows, scene cuts, side of the tiles, mean milliseconds a frame per stage, frames a second, provider, model")
             .read_only()
             .build(),
     ]
@@ -135,6 +143,7 @@ impl Settings {
             "passthrough" => self.passthrough = get(value),
             "scene-cuts" => self.scene_cuts = get(value),
             "max-memory" => self.max_memory = Some(get(value)).filter(|bytes| *bytes > 0),
+            "on-overload" => self.on_overload = get(value),
             _ => unreachable!("GObject knows the properties"),
         }
     }
@@ -152,6 +161,7 @@ impl Settings {
             "passthrough" => self.passthrough.to_value(),
             "scene-cuts" => self.scene_cuts.to_value(),
             "max-memory" => self.max_memory.unwrap_or(0).to_value(),
+            "on-overload" => self.on_overload.to_value(),
             _ => unreachable!("GObject knows the properties"),
         }
     }

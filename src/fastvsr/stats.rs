@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::streaming::Spent;
-use crate::engine::{Engine, Timings};
+use super::{overload::Effort, streaming::Spent};
+use crate::{
+    engine::{Engine, Timings},
+    frames::Size,
+};
 
 /// How much of the mean a new frame is, once there are more frames than that.
 const SMOOTHING: u32 = 16;
@@ -13,8 +16,15 @@ const SMOOTHING: u32 = 16;
 pub(super) struct Stats {
     pub(super) frames_in: u64,
     pub(super) frames_out: u64,
+    /// Those of them that the model upscaled in part, and not at all.
+    pub(super) shrunk: u64,
+    pub(super) resized: u64,
+    /// How often there was no time for the model.
+    pub(super) overloads: u64,
     /// Side of the tiles that frames are cut into, in input pixels; 0 if they are not.
     pub(super) tile: u64,
+    /// Size of the frames that the model gets, once it is known.
+    pub(super) padded: Option<Size>,
     windows: u64,
     cuts: u64,
     stages: Timings,
@@ -35,16 +45,38 @@ impl Stats {
     }
 
     /// Counts a frame that leaves.
-    pub(super) fn frame_out(&mut self) {
+    pub(super) fn frame_out(&mut self, effort: Effort) {
         self.frames_out += 1;
-        let weight = u32::try_from(self.frames_out).unwrap_or(SMOOTHING).min(SMOOTHING);
-        self.mean = (self.mean * (weight - 1) + self.open) / weight;
-        self.open = Duration::ZERO;
+        let open = std::mem::take(&mut self.open);
+        match effort {
+            Effort::Whole => {
+                let whole = self.frames_out - self.shrunk - self.resized;
+                let weight = u32::try_from(whole).unwrap_or(SMOOTHING).min(SMOOTHING);
+                self.mean = (self.mean * (weight - 1) + open) / weight;
+            }
+            Effort::Middle => self.shrunk += 1,
+            Effort::Resize => self.resized += 1,
+        }
     }
 
-    /// Smoothed time that one frame takes, all stages and conversions.
+    /// Smoothed time that one frame takes with the model, all stages and conversions.
     pub(super) fn mean_frame(&self) -> Duration {
         self.mean
+    }
+
+    /// What is told on the bus when frames are upscaled in another way than before.
+    pub(super) fn overload(&self, effort: Effort) -> gst::Structure {
+        let effort = match effort {
+            Effort::Whole => "model",
+            Effort::Middle => "shrink",
+            Effort::Resize => "resize",
+        };
+        gst::Structure::builder("fastvsr-overload")
+            .field("effort", effort)
+            .field("shrunk", self.shrunk)
+            .field("resized", self.resized)
+            .field("overloads", self.overloads)
+            .build()
     }
 
     /// The value of the `stats` property. Times are means per frame given out, in milliseconds.
@@ -55,6 +87,9 @@ impl Stats {
         gst::Structure::builder("fastvsr-stats")
             .field("frames-in", self.frames_in)
             .field("frames-out", self.frames_out)
+            .field("shrunk", self.shrunk)
+            .field("resized", self.resized)
+            .field("overloads", self.overloads)
             .field("windows", self.windows)
             .field("scene-cuts", self.cuts)
             .field("tile", self.tile)
@@ -64,6 +99,7 @@ impl Stats {
             .field("convert-ms", milliseconds(self.convert))
             .field("fps", if busy > 0.0 { self.frames_out as f64 / busy } else { 0.0 })
             .field("provider", engine.map(|engine| engine.provider.nick()))
+            .field("fixed-size", engine.zip(self.padded).is_some_and(|(engine, size)| engine.is_fixed(size)))
             .field("precision", engine.map(|engine| engine.precision.nick()))
             .field("model", engine.map(|engine| engine.manifest.name.as_str()))
             .build()

@@ -9,11 +9,16 @@ use std::{
 
 use gst_video::VideoInfo;
 
-use super::{convert::Convert, settings::Settings};
+use super::{
+    convert::Convert,
+    overload::{Effort, OnOverload, Overload},
+    settings::Settings,
+};
 use crate::{
-    engine::{Cancel, Engine, Error, Stream, Timings},
-    frames::Size,
+    engine::{Build, Cancel, Engine, Error, Stream, Timings},
+    frames::{RGB, Size},
     scene::CutDetector,
+    tiling::{self, Layout, Rect},
     window::{Window, Windower},
 };
 
@@ -39,12 +44,43 @@ pub(super) enum Next {
     Nothing,
 }
 
-/// What is kept of an input frame besides its pixels.
+/// What is kept of an input frame.
 #[derive(Debug)]
 pub(super) struct Frame {
     /// A buffer without memory: timestamps, flags and metas of the input. Upstream has its memory back already.
     pub(super) metadata: gst::Buffer,
     alpha: Option<gst::Buffer>,
+    source: Source,
+}
+
+impl Frame {
+    /// How it is upscaled.
+    pub(super) fn effort(&self) -> Effort {
+        match self.source {
+            Source::Engine => Effort::Whole,
+            Source::EngineAnd(_) => Effort::Middle,
+            Source::Input(_) => Effort::Resize,
+        }
+    }
+}
+
+/// Where an output frame's pixels come from.
+#[derive(Debug)]
+enum Source {
+    Engine,
+    /// The middle from the engine, the rest from the padded input frame.
+    EngineAnd(Arc<Vec<u8>>),
+    /// The input buffer, which leaves at once.
+    Input(gst::Buffer),
+}
+
+/// When a frame must leave.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    /// Time that is left.
+    pub(super) slack: Duration,
+    /// Time between frames.
+    pub(super) interval: Duration,
 }
 
 #[derive(Debug)]
@@ -64,19 +100,57 @@ pub(super) struct Spent {
     pub(super) convert: Duration,
 }
 
+/// A part of every frame on its way through the model.
+#[derive(Debug)]
+struct Lane {
+    /// The part, in pixels of the padded frame.
+    part: Rect,
+    windower: Windower<Arc<Vec<u8>>>,
+    stream: Stream,
+}
+
+impl Lane {
+    fn new(engine: &Arc<Engine>, part: Rect, settings: &Settings) -> Result<Self, Error> {
+        let windower = Windower::new(engine.manifest.time, settings.window as usize);
+        let stream = Stream::new(Arc::clone(engine), part.size, windower.delay() + 1, settings.max_memory)?;
+        Ok(Self { part, windower, stream })
+    }
+}
+
+/// Pixels of the output over which the middle fades into the rest, in pixels of the input.
+const FEATHER: usize = 8;
+
+/// The middle of a frame, a quarter of its area; none of a frame too small to have one.
+fn middle(padded: Size, multiple: usize) -> Option<Rect> {
+    let side = |length: usize| (length / 2).next_multiple_of(multiple);
+    let start = |length: usize| (length - side(length)) / 2 / multiple * multiple;
+    let size = Size { width: side(padded.width), height: side(padded.height) };
+    let large = size.width.min(size.height) >= 4 * FEATHER.max(multiple);
+    large.then(|| Rect { x: start(padded.width), y: start(padded.height), size })
+}
+
 /// One stream, from one CAPS to the next.
 #[derive(Debug)]
 pub(super) struct Streaming {
     pub(super) input: VideoInfo,
     pub(super) output: VideoInfo,
     convert: Convert,
-    windower: Windower<Arc<Vec<u8>>>,
+    scale: usize,
+    /// By [`Effort`]: the whole frame, then its middle if that may be needed.
+    lanes: Vec<Lane>,
     /// Looks for scene cuts, if it shall.
     cuts: Option<CutDetector>,
-    stream: Stream,
+    overload: Overload,
+    /// What may be done besides upscaling whole frames.
+    cheaper: Vec<Effort>,
+    effort: Effort,
+    start: Instant,
+    /// Time spent since the engine was idle last, and frames given out.
+    busy: Duration,
+    done: u32,
     /// Frames and events in order of arrival.
     queue: VecDeque<Item>,
-    /// How many frames at the head of the queue the engine has begun.
+    /// How many frames at the head of the queue can leave.
     begun: usize,
     /// Memory for decoded frames that need a conversion, used again and again.
     scratch: Option<gst::Buffer>,
@@ -85,34 +159,62 @@ pub(super) struct Streaming {
 impl Streaming {
     /// A stream from `input` to `output`, as the settings want it.
     pub(super) fn new(
-        engine: Arc<Engine>,
+        engine: &Arc<Engine>,
         input: &VideoInfo,
         output: &VideoInfo,
         settings: &Settings,
     ) -> Result<Self, Failure> {
         let padded = engine.padded(Size { width: input.width() as usize, height: input.height() as usize });
-        let windower = Windower::new(engine.manifest.time, settings.window as usize);
+        let mut lanes = vec![Lane::new(engine, Rect { x: 0, y: 0, size: padded }, settings)?];
+        let mut cheaper = vec![Effort::Resize];
+        if settings.on_overload == OnOverload::Shrink
+            && let Some(middle) = middle(padded, engine.manifest.geometry.multiple)
+        {
+            lanes.push(Lane::new(engine, middle, settings)?);
+            cheaper.insert(0, Effort::Middle);
+        }
         Ok(Self {
             input: input.clone(),
             output: output.clone(),
             convert: Convert::new(input, output, padded, engine.scale())?,
+            scale: engine.scale(),
+            lanes,
             cuts: settings.scene_cuts.then(CutDetector::default),
-            stream: Stream::new(engine, padded, windower.delay() + 1, settings.max_memory)?,
-            windower,
+            overload: Overload::default(),
+            cheaper,
+            effort: Effort::Whole,
+            start: Instant::now(),
+            busy: Duration::ZERO,
+            done: 0,
             queue: VecDeque::new(),
             begun: 0,
             scratch: None,
         })
     }
 
+    /// Has faster sessions made for the stream's frame size, if the provider has them; see [`Stream::prepare`].
+    pub(super) fn prepare(&self, notify: impl Fn(Build) + Send + 'static) {
+        self.lanes[0].stream.prepare(notify);
+    }
+
+    /// Size of the frames that the model gets.
+    pub(super) fn padded(&self) -> Size {
+        self.convert.padded()
+    }
+
     /// Side of the tiles that frames are cut into, in input pixels; `None` if they are not.
     pub(super) fn tile(&self) -> Option<usize> {
-        self.stream.tile()
+        self.lanes[0].stream.tile()
     }
 
     /// Frames by which the first frame of a window is delayed.
     pub(super) fn delay(&self) -> usize {
-        self.windower.delay()
+        self.lanes[0].windower.delay()
+    }
+
+    /// How the last frame that came is upscaled.
+    pub(super) fn effort(&self) -> Effort {
+        self.effort
     }
 
     /// Takes in a frame; begins a window if that completes one, or if the frame begins a new scene.
@@ -120,34 +222,82 @@ impl Streaming {
     /// # Errors
     /// As after every error of a stream nothing waits any more: what the engine has lost must not leave a frame behind
     /// that takes the pixels of another.
-    pub(super) fn push(&mut self, buffer: &gst::Buffer, cancel: &Arc<Cancel>) -> Result<Spent, Failure> {
-        self.try_push(buffer, cancel).inspect_err(|_| self.flush())
+    pub(super) fn push(
+        &mut self,
+        buffer: &gst::Buffer,
+        deadline: Option<Deadline>,
+        cancel: &Arc<Cancel>,
+    ) -> Result<Spent, Failure> {
+        let begin = Instant::now();
+        let result = self.try_push(buffer, deadline, cancel).inspect_err(|_| self.flush());
+        self.busy += begin.elapsed();
+        result
     }
 
-    fn try_push(&mut self, buffer: &gst::Buffer, cancel: &Arc<Cancel>) -> Result<Spent, Failure> {
-        let start = Instant::now();
-        let converted = self.convert.read(buffer)?;
+    fn try_push(
+        &mut self,
+        buffer: &gst::Buffer,
+        deadline: Option<Deadline>,
+        cancel: &Arc<Cancel>,
+    ) -> Result<Spent, Failure> {
+        let mut spent = Spent::default();
+        let effort = self.choose(deadline);
+        if effort != self.effort {
+            // What the model remembers is of no use after a gap: it begins anew.
+            spent = self.close(cancel)?;
+            self.restart();
+            self.effort = effort;
+        }
         let mut metadata = gst::Buffer::new();
         let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
         buffer.copy_into(metadata.make_mut(), what, ..)?;
-        let cut = self.cuts.as_mut().is_some_and(|cuts| cuts.is_cut(&converted.tensor, self.convert.padded()));
-        let mut spent = Spent { convert: start.elapsed(), cuts: cut.into(), ..Spent::default() };
-        if cut {
-            let rest = self.windower.close();
-            self.begin(rest, cancel, &mut spent)?;
-            self.windower.flush();
+        if effort == Effort::Resize {
+            let source = Source::Input(buffer.clone());
+            self.queue.push_back(Item::Frame(Frame { metadata, alpha: None, source }));
+            self.begun += 1;
+            return Ok(spent);
         }
-        self.queue.push_back(Item::Frame(Frame { metadata, alpha: converted.alpha }));
-        let window = self.windower.push(Arc::new(converted.tensor));
+
+        let start = Instant::now();
+        let converted = self.convert.read(buffer)?;
+        let tensor = Arc::new(converted.tensor);
+        let cut = self.cuts.as_mut().is_some_and(|cuts| cuts.is_cut(&tensor, self.convert.padded()));
+        spent.cuts += u64::from(cut);
+        spent.convert += start.elapsed();
+        if cut {
+            let rest = self.lanes[effort as usize].windower.close();
+            self.begin(rest, cancel, &mut spent)?;
+            self.lanes[effort as usize].windower.flush();
+        }
+        let (part, source) = match effort {
+            Effort::Middle => {
+                let layout = Layout { outer: 1, inner: RGB, stride: 1, scale: 1 };
+                let part = layout.crop(&tensor, self.convert.padded(), self.lanes[1].part);
+                (Arc::new(part), Source::EngineAnd(tensor))
+            }
+            _ => (tensor, Source::Engine),
+        };
+        self.queue.push_back(Item::Frame(Frame { metadata, alpha: converted.alpha, source }));
+        let window = self.lanes[effort as usize].windower.push(part);
         self.begin(window, cancel, &mut spent)?;
         Ok(spent)
+    }
+
+    fn choose(&mut self, deadline: Option<Deadline>) -> Effort {
+        let Some(Deadline { slack, interval }) = deadline else { return Effort::Whole };
+        // The first frame of a window waits for the others, and all of them take as long as one, many times.
+        let delay = self.delay() as u32;
+        let slack = slack.saturating_sub(interval * delay) / (delay + 1);
+        self.overload.choose(slack, interval, self.start.elapsed(), &self.cheaper)
     }
 
     /// Begins the windows of all frames that wait: nothing more comes that belongs to them.
     pub(super) fn close(&mut self, cancel: &Arc<Cancel>) -> Result<Spent, Failure> {
         let mut spent = Spent::default();
-        let windows = self.windower.close();
-        self.begin(windows, cancel, &mut spent).inspect_err(|_| self.flush())?;
+        if let Some(lane) = self.lanes.get_mut(self.effort as usize) {
+            let windows = lane.windower.close();
+            self.begin(windows, cancel, &mut spent).inspect_err(|_| self.flush())?;
+        }
         Ok(spent)
     }
 
@@ -159,7 +309,7 @@ impl Streaming {
     ) -> Result<(), Failure> {
         for window in windows {
             let frames = window.keep.len();
-            spent.stages += self.stream.submit(window, cancel)?;
+            spent.stages += self.lanes[self.effort as usize].stream.submit(window, cancel)?;
             self.begun += frames;
             spent.windows += 1;
         }
@@ -168,7 +318,7 @@ impl Streaming {
 
     /// The next frame begins a new sequence, with blank recurrent state. Call it after [`Self::close`].
     pub(super) fn restart(&mut self) {
-        self.windower.flush();
+        self.lanes.iter_mut().for_each(|lane| lane.windower.flush());
         self.cuts.iter_mut().for_each(CutDetector::reset);
     }
 
@@ -186,8 +336,9 @@ impl Streaming {
     pub(super) fn flush(&mut self) {
         self.queue.retain(|item| matches!(item, Item::Event(event) if event.is_sticky()));
         self.begun = 0;
+        (self.busy, self.done) = (Duration::ZERO, 0);
         self.restart();
-        self.stream.reset();
+        self.lanes.iter_mut().for_each(|lane| lane.stream.reset());
     }
 
     /// What leaves next.
@@ -211,36 +362,72 @@ impl Streaming {
         buffer: gst::Buffer,
         cancel: &Arc<Cancel>,
     ) -> Result<(gst::Buffer, Spent), Failure> {
-        self.try_finish(frame, buffer, cancel).inspect_err(|_| self.flush())
+        let begin = Instant::now();
+        let result = self.try_finish(frame, buffer, cancel).inspect_err(|_| self.flush());
+        self.busy += begin.elapsed();
+        self.done += 1;
+        if self.begun == 0 {
+            if result.is_ok() {
+                self.overload.learn(frame.effort(), self.busy / self.done);
+            }
+            (self.busy, self.done) = (Duration::ZERO, 0);
+        }
+        result
     }
 
     fn try_finish(
         &mut self,
         frame: &Frame,
-        buffer: gst::Buffer,
+        mut buffer: gst::Buffer,
         cancel: &Arc<Cancel>,
     ) -> Result<(gst::Buffer, Spent), Failure> {
-        if self.convert.is_tensor(&buffer) {
+        if matches!(frame.source, Source::Engine) && self.convert.is_tensor(&buffer) {
             let (buffer, stages) = self.decode(buffer, cancel)?;
             return Ok((buffer, Spent { stages, ..Spent::default() }));
+        }
+        let begin = Instant::now();
+        if let Source::Input(input) = &frame.source {
+            self.convert.resize(input, buffer.make_mut())?;
+            return Ok((buffer, Spent { convert: begin.elapsed(), ..Spent::default() }));
         }
         let scratch = match self.scratch.take() {
             Some(scratch) => scratch,
             None => gst::Buffer::with_size(self.convert.output_bytes())?,
         };
-        let (tensor, stages) = self.decode(scratch, cancel)?;
-        let begin = Instant::now();
-        let mut buffer = buffer;
+        let (tensor, stages) = match &frame.source {
+            Source::EngineAnd(input) => self.decode_middle(input, scratch, cancel)?,
+            _ => self.decode(scratch, cancel)?,
+        };
         self.convert.write(&tensor, frame.alpha.as_deref(), buffer.make_mut())?;
         self.scratch = Some(tensor);
-        Ok((buffer, Spent { stages, convert: begin.elapsed(), ..Spent::default() }))
+        let convert = begin.elapsed().saturating_sub(stages.total());
+        Ok((buffer, Spent { stages, convert, ..Spent::default() }))
     }
 
     fn decode(&mut self, buffer: gst::Buffer, cancel: &Arc<Cancel>) -> Result<(gst::Buffer, Timings), Failure> {
         let mapped = buffer
             .into_mapped_buffer_writable()
             .map_err(|_| glib::bool_error!("an output buffer cannot be mapped for writing"))?;
-        let (mapped, timings) = self.stream.next(mapped, cancel)?.expect("a begun frame is in the engine");
+        let (mapped, timings) = self.lanes[0].stream.next(mapped, cancel)?.expect("a begun frame is in the engine");
         Ok((mapped.into_buffer(), timings))
+    }
+
+    fn decode_middle(
+        &mut self,
+        input: &[u8],
+        mut scratch: gst::Buffer,
+        cancel: &Arc<Cancel>,
+    ) -> Result<(gst::Buffer, Timings), Failure> {
+        let Lane { part, stream, .. } = &mut self.lanes[1];
+        let large = Rect { x: part.x * self.scale, y: part.y * self.scale, size: part.size.scaled(self.scale) };
+        let pixels = vec![0; large.size.rgb_bytes()];
+        let (pixels, timings) = stream.next(pixels, cancel)?.expect("a begun frame is in the engine");
+        self.convert.enlarge(input, scratch.make_mut())?;
+        {
+            let mut frame = scratch.make_mut().map_writable()?;
+            let size = self.convert.padded().scaled(self.scale);
+            tiling::blend(&pixels, large, &mut frame, size, FEATHER * self.scale);
+        }
+        Ok((scratch, timings))
     }
 }

@@ -1,0 +1,60 @@
+"""Runs the commands of the documentation, and holds it against the element and the sources."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cluster.media import Gst
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+# docs/command-line.md is held against its program by tests of its own.
+PAGES = [page for page in sorted(DOCS.glob("*.md")) if page.name != "command-line.md"] + [
+    ROOT / "examples/cluster/README.md"
+]
+
+
+def blocks(page):
+    return re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_run(page, tmp_path):
+    for name in ("examples", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    short = ["ffmpeg", "-v", "error", "-i", ROOT / "examples/demo/clip.mp4", "-vf", "scale=96:54", "-frames:v", "10"]
+    subprocess.run([*short, tmp_path / "in.mp4"], check=True)
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for block in blocks(page):
+        if block.startswith("# not run: "):
+            continue
+        done = subprocess.run(
+            ["bash", "-e", "-c", block], cwd=tmp_path, env=environment, text=True, capture_output=True, timeout=120
+        )
+        assert done.returncode == 0, f"{block}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+
+
+def test_every_property_has_its_row():
+    element = Gst.ElementFactory.make("fastvsr")
+    inherited = {"name", "parent", "qos"}
+    ours = {spec.name for spec in element.list_properties()} - inherited
+    assert set(re.findall(r"^\| `([a-z-]+)` \|", (DOCS / "properties.md").read_text(), re.MULTILINE)) == ours
+
+
+def test_every_message_is_one_of_the_sources():
+    sources = " ".join(path.read_text() for path in (ROOT / "src").rglob("*.rs"))
+    sources = re.sub(r"\\\n\s*", "", sources)
+    messages = re.findall(r"^### `(.*)`$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(messages) > 5
+    for message in messages:
+        for part in message.split("…"):
+            assert part.strip() in sources, message
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text()):
+            assert (page.parent / link).exists() or link == "command-line.md", f"{page}: {link}"

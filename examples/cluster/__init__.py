@@ -1,0 +1,1 @@
+"""Upscales one long video on many machines: plan, work, join. README.md tells how."""

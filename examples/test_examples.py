@@ -1,0 +1,201 @@
+"""Runs every example as a user would: servers with real clients, the window under Xvfb. For `make test-examples`."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIP = ROOT / "examples/demo/clip.mp4"
+
+
+def program(name):
+    """The Rust example that was built last."""
+    built = [path for kind in ("release", "debug") if (path := ROOT / "target" / kind / "examples" / name).exists()]
+    assert built, "run: cargo build --release --examples"
+    return str(max(built, key=lambda path: path.stat().st_mtime))
+
+
+def run(*command, timeout=100):
+    return subprocess.run(
+        [str(part) for part in command], check=True, text=True, capture_output=True, timeout=timeout
+    ).stdout
+
+
+@pytest.fixture
+def server():
+    """Starts a server and waits until it says where it is; gives that."""
+    started = []
+
+    def start(*command):
+        started.append(subprocess.Popen([sys.executable, *map(str, command)], stdout=subprocess.PIPE, text=True))
+        return started[-1].stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def short(tmp_path_factory):
+    """Three seconds of 96x64 with sound."""
+    path = tmp_path_factory.mktemp("short") / "short.mp4"
+    run(
+        "ffmpeg",
+        "-v",
+        "error",
+        *["-f", "lavfi", "-i", "testsrc2=s=96x64:r=25:d=3", "-f", "lavfi", "-i", "sine=d=3", "-c:a", "aac"],
+        path,
+    )
+    return path
+
+
+def shape(path):
+    """Frames, width and height of what anybody would decode."""
+    entries = "stream=nb_read_frames,width,height"
+    text = run(
+        *["ffprobe", "-v", "error", "-count_frames", "-select_streams", "v", "-of", "csv=p=0", "-show_entries"],
+        entries,
+        path,
+    )
+    width, height, frames = map(int, text.split()[0].split(",")[:3])
+    return frames, width, height
+
+
+def test_live_capture_reports_its_latency():
+    source = "videotestsrc is-live=true pattern=ball num-buffers=90"
+    text = run(program("live"), source, "x264enc tune=zerolatency speed-preset=ultrafast ! fakesink sync=false")
+    medians = [float(median) for median in re.findall(r"median +([\d.]+) ms", text)]
+    print(text)
+    assert len(medians) == 3
+    captured, upscaled, shown = medians
+    assert 0 <= captured < upscaled < shown < 2000
+
+
+def test_live_capture_without_a_camera_says_so():
+    result = subprocess.run(
+        [program("live"), "v4l2src device=/dev/none", "fakesink"], text=True, capture_output=True, timeout=60
+    )
+    assert result.returncode != 0
+    assert "/dev/none" in result.stderr
+
+
+def test_three_languages_one_behaviour(short, tmp_path):
+    flags = run("pkg-config", "--cflags", "--libs", "gstreamer-app-1.0", "gstreamer-video-1.0").split()
+    run("cc", "-Wall", "-Wextra", "-Werror", "-o", tmp_path / "embed", ROOT / "examples/embed.c", *flags)
+    commands = [[program("embed")], [tmp_path / "embed"], [sys.executable, ROOT / "examples/embed.py"]]
+    rust, c, python = (run(*command, short) for command in commands)
+    assert len(rust.splitlines()) == 75
+    assert re.fullmatch(r"\d+ ms: 384x256, brightness \d+\.\d\d", rust.splitlines()[0])
+    assert rust == c == python
+    for command in commands:
+        result = subprocess.run([*map(str, command), "/no/such/file"], text=True, capture_output=True, timeout=60)
+        assert result.returncode == 1
+        assert "Resource not found" in result.stderr
+
+
+def test_hls(short, tmp_path):
+    run(ROOT / "examples/hls", short, tmp_path)
+    playlist = (tmp_path / "playlist.m3u8").read_text()
+    assert playlist.count("#EXTINF") == 2
+    assert "#EXT-X-ENDLIST" in playlist
+    assert shape(tmp_path / "playlist.m3u8") == (75, 384, 256)
+    assert "aac" in run("ffprobe", "-v", "error", "-show_streams", tmp_path / "playlist.m3u8")
+
+
+def rtsp_client(url, out):
+    """A real one: ffmpeg's."""
+    run("ffmpeg", "-v", "error", "-rtsp_transport", "tcp", "-i", url, "-frames:v", 15, out)
+    return shape(out)
+
+
+def test_an_rtsp_server(server, tmp_path):
+    url = server(ROOT / "examples/rtsp_server.py", "test", "--port", 8554 + os.getpid() % 1000)
+    assert rtsp_client(url, tmp_path / "client.mp4") == (15, 640, 360)
+
+
+def test_an_rtsp_server_of_a_file(server, short, tmp_path):
+    url = server(ROOT / "examples/rtsp_server.py", short, "--port", 9554 + os.getpid() % 1000)
+    assert rtsp_client(url, tmp_path / "client.mp4") == (15, 384, 256)
+
+
+def picture(description, path):
+    """The last frame of a pipeline, RGB."""
+    run(
+        "gst-launch-1.0",
+        "-q",
+        *f"{description} ! videoconvert ! pngenc ! multifilesink location={path}".split(),
+    )
+    return pixels(path)
+
+
+def pixels(path):
+    with av.open(str(path)) as file:
+        return next(file.decode(video=0)).to_ndarray(format="rgb24").astype(float)
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / max(np.square(a - b).mean(), 1e-9))
+
+
+def test_the_preview_wipes_where_the_mouse_is(tmp_path):
+    still, shot = tmp_path / "still.mp4", tmp_path / "shot.png"
+    run(
+        "ffmpeg",
+        "-v",
+        "error",
+        "-i",
+        CLIP,
+        *["-vf", "loop=60:1,trim=end_frame=60", "-c:v", "libx264", "-qp", "0"],
+        still,
+    )
+    script = f"""
+        {program("preview")} {still} & preview=$!
+        trap 'kill $preview' EXIT
+        for try in $(seq 100); do xdotool search --class . >/dev/null 2>&1 && break; sleep 0.2; done
+        sleep 4; xdotool mousemove 500 300; sleep 0.2; xdotool mousemove 400 310; sleep 2
+        import -window root {shot}
+    """
+    run("xvfb-run", "-a", "-s", "-screen 0 1280x720x24", "bash", "-c", script)
+    source = f"filesrc location={still} ! decodebin ! videoconvert ! identity eos-after=12"
+    size = "video/x-raw,width=1280,height=720"
+    bicubic = picture(f"{source} ! videoscale method=catrom ! {size}", tmp_path / "bicubic.png")
+    upscaled = picture(f"{source} ! fastvsr", tmp_path / "upscaled.png")
+    shown = pixels(shot)
+    assert shown.shape == (720, 1280, 3)
+    left, right = (slice(None), slice(0, 398)), (slice(None), slice(403, None))
+    assert psnr(shown[left], bicubic[left]) > psnr(shown[left], upscaled[left]) + 6
+    assert psnr(shown[right], upscaled[right]) > psnr(shown[right], bicubic[right]) + 3
+    assert (shown[:, 400] > 240).all(), "no line at the mouse"
+
+
+def test_a_package_of_ones_own(tmp_path):
+    run(sys.executable, ROOT / "examples/bring_your_own.py", tmp_path / "bilinear")
+    source = "videotestsrc num-buffers=1 pattern=gradient ! video/x-raw,format=RGB,width=32,height=32"
+    ours = picture(f"{source} ! fastvsr execution-provider=cpu model={tmp_path}/bilinear", tmp_path / "ours.png")
+    theirs = picture(
+        f"{source} ! videoscale method=bilinear ! video/x-raw,width=128,height=128", tmp_path / "theirs.png"
+    )
+    assert ours.shape == theirs.shape
+    assert psnr(ours[8:-8, 8:-8], theirs[8:-8, 8:-8]) > 40
+
+
+def test_playbin_takes_it_as_a_filter(short):
+    text = run(
+        *["gst-launch-1.0", "-v", "playbin", "video-sink=fakesink", "audio-sink=fakesink"],
+        f"uri={short.as_uri()}",
+        "video-filter=videoconvert ! fastvsr ! videoconvert",
+    )
+    assert re.search(r"fakesink.*width=\(int\)384, height=\(int\)256", text)
+
+
+def test_no_example_is_without_its_use():
+    for path in [*(ROOT / "examples").glob("*.rs"), *(ROOT / "examples").glob("*.py")]:
+        if path != Path(__file__):
+            assert f"examples/{path.name}" in path.read_text() or f"--example {path.stem}" in path.read_text(), path

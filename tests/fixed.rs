@@ -1,0 +1,95 @@
+//! Sessions for one frame size: made in the background, taken up in mid-stream without a trace in the picture.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::*;
+use gst::prelude::*;
+
+/// The element on OpenVINO, if the runtime has it.
+fn openvino(window: u32) -> Option<gst::Element> {
+    let element = fastvsr("compact-s", window);
+    element.set_property_from_str("execution-provider", "openvino");
+    let bus = gst::Bus::new();
+    element.set_bus(Some(&bus));
+    if element.set_state(gst::State::Paused).is_err() {
+        let error = bus.pop_filtered(&[gst::MessageType::Error]).map(|message| error_text(&message));
+        eprintln!("skipped: {}", error.unwrap_or_default());
+        return None;
+    }
+    element.set_state(gst::State::Null).unwrap();
+    Some(element)
+}
+
+fn moving(caps: &gst::Caps, n: u64) -> gst::Buffer {
+    let mut frame = picture(caps, |x, y| [(x * 5 + n as usize * 3) as u8, (y * 7) as u8, (x * y) as u8]);
+    stamp(&mut frame, n);
+    frame
+}
+
+fn state(message: &gst::Message) -> Option<String> {
+    let structure = message.structure()?;
+    (structure.name() == "fastvsr-build").then(|| structure.get::<String>("state").unwrap())
+}
+
+/// Waits until sessions for the rig's frame size serve.
+#[track_caller]
+fn wait_for_build(rig: &Rig) {
+    let begin = Instant::now();
+    let mut states = Vec::new();
+    while states.last().is_none_or(|state| state == "started") {
+        let message = rig.bus.timed_pop_filtered(gst::ClockTime::from_mseconds(100), &[gst::MessageType::Element]);
+        states.extend(message.as_ref().and_then(state));
+        assert!(begin.elapsed() < Duration::from_secs(25), "nothing but {states:?} was told");
+    }
+    assert_eq!(states, ["started", "done"]);
+    assert!(rig.stats().get::<bool>("fixed-size").unwrap());
+}
+
+#[track_caller]
+fn swaps_without_a_trace(window: u32) {
+    const FRAMES: u64 = 12;
+    // A size that no other test has, so that the first run begins without.
+    let caps = rgb(40 + 8 * window, 24);
+    let Some(element) = openvino(window) else { return };
+    let mut rig = Rig::with_caps(&element, &caps);
+    // Some frames before the sessions are there, some after.
+    for n in 0..FRAMES / 2 {
+        rig.push(moving(&caps, n)).unwrap();
+    }
+    wait_for_build(&rig);
+    for n in FRAMES / 2..FRAMES {
+        rig.push(moving(&caps, n)).unwrap();
+    }
+    rig.eos();
+    let mixed = rig.frames();
+    assert_eq!(mixed.len() as u64, FRAMES);
+
+    let mut reference = Rig::with_caps(&fastvsr("compact-s", window), &caps);
+    for n in 0..FRAMES {
+        reference.push(moving(&caps, n)).unwrap();
+    }
+    reference.eos();
+    for (n, (got, expected)) in mixed.iter().zip(reference.frames()).enumerate() {
+        let (got, expected) = (got.map_readable().unwrap(), expected.map_readable().unwrap());
+        let error: f64 = got.iter().zip(&*expected).map(|(a, b)| f64::from(a.abs_diff(*b)).powi(2)).sum();
+        // OpenVINO may compute in bfloat16.
+        let psnr = 10.0 * (255f64.powi(2) * got.len() as f64 / error.max(1.0)).log10();
+        assert!(psnr > 45.0, "frame {n}: {psnr:.1} dB");
+    }
+}
+
+#[test]
+fn the_recurrent_state_goes_on_when_faster_sessions_take_over() {
+    swaps_without_a_trace(1);
+    swaps_without_a_trace(3);
+}
+
+#[test]
+fn the_cpu_provider_compiles_nothing() {
+    let mut rig = Rig::new("nearest", 1);
+    rig.push_flat([1]);
+    assert!(!rig.stats().get::<bool>("fixed-size").unwrap());
+    assert!(rig.bus.pop_filtered(&[gst::MessageType::Element]).is_none());
+}

@@ -1,0 +1,91 @@
+//! Long runs, minutes each, with the embedded model: `cargo test --release --test soak -- --ignored`. The other tests have them in short.
+
+mod common;
+
+use std::{
+    fs,
+    sync::{Arc, Mutex},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use common::*;
+use gst::prelude::*;
+
+/// Resident memory of this process, in bytes.
+fn resident() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+#[ignore = "takes five minutes"]
+fn five_minutes_of_live_video_at_twice_the_load_stay_in_time() {
+    const SECONDS: u64 = 300;
+    let size = "width=320,height=180";
+    // How fast is this machine?
+    let trial = Pipeline::new(&format!(
+        "videotestsrc num-buffers=40 ! video/x-raw,format=I420,{size} ! fastvsr name=vsr execution-provider=cpu ! fakesink"
+    ));
+    trial.run();
+    let fps: f64 = trial.by_name("vsr").unwrap().property::<gst::Structure>("stats").get("fps").unwrap();
+    let load = (2.0 * fps).ceil() as u64;
+    let pipeline = Pipeline::new(&format!(
+        "videotestsrc is-live=true num-buffers={} ! video/x-raw,format=I420,{size},framerate={load}/1 ! \
+         fastvsr name=vsr execution-provider=cpu on-overload=resize ! fakesink name=sink sync=true",
+        load * SECONDS
+    ));
+    let delays = Arc::<Mutex<Vec<Duration>>>::default();
+    let vsr = pipeline.by_name("vsr").unwrap();
+    let (inner, element) = (Arc::clone(&delays), vsr.downgrade());
+    vsr.static_pad("src").unwrap().add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        let element = element.upgrade().unwrap();
+        let now = element.clock().unwrap().time() - element.base_time().unwrap();
+        inner.lock().unwrap().push(now.saturating_sub(info.buffer().unwrap().pts().unwrap()).into());
+        gst::PadProbeReturn::Ok
+    });
+    let begin = Instant::now();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    loop {
+        let message = pipeline.bus().unwrap().timed_pop(gst::ClockTime::from_seconds(SECONDS + 60)).unwrap();
+        match message.view() {
+            gst::MessageView::Latency(_) => pipeline.recalculate_latency().unwrap(),
+            gst::MessageView::Eos(_) => break,
+            gst::MessageView::Error(_) => panic!("{}", error_text(&message)),
+            _ => {}
+        }
+    }
+    let took = begin.elapsed();
+    let mut delays = delays.lock().unwrap().clone();
+    assert_eq!(delays.len() as u64, load * SECONDS);
+    let late = delays.last().copied().unwrap();
+    delays.sort();
+    let (median, worst) = (delays[delays.len() / 2], delays[delays.len() - 1]);
+    println!(
+        "{fps:.1} fps alone, {load} fps came for {took:.1?}; delay at the source pad: median {median:.1?}, 99.9 % {:.1?}, \
+         worst {worst:.1?}, last {late:.1?}; {}",
+        delays[delays.len() * 999 / 1000],
+        vsr.property::<gst::Structure>("stats")
+    );
+    assert!(took < Duration::from_secs(SECONDS + 3), "{took:?}");
+}
+
+#[test]
+#[ignore = "takes ten minutes"]
+fn ten_minutes_of_video_take_no_more_memory_than_one() {
+    let pipeline = Pipeline::new(
+        "videotestsrc pattern=ball ! video/x-raw,format=I420,width=640,height=360,framerate=25/1 ! \
+         fastvsr name=vsr execution-provider=cpu ! fakesink sync=false",
+    );
+    pipeline.set_state(gst::State::Playing).unwrap();
+    sleep(Duration::from_secs(60));
+    let first = resident();
+    for minute in 2..=10 {
+        sleep(Duration::from_secs(60));
+        let now = resident();
+        println!("minute {minute}: {} MiB, {} MiB after the first", now >> 20, first >> 20);
+        assert!(now.abs_diff(first) * 50 <= first, "{now} bytes against {first}");
+    }
+    println!("{}", pipeline.by_name("vsr").unwrap().property::<gst::Structure>("stats"));
+}
