@@ -176,8 +176,9 @@ impl Sessions {
         let mut handed: Option<DynValue> = None;
         for (stage, axes) in package.stages.iter().zip(axes) {
             let input = sessions.stages.last().map(|before| before.output);
-            let blanks = blank(stage.kind, &stage.states, size)?;
-            let states: Vec<&DynValue> = blanks.iter().collect();
+            let mut blanks = blank(&stage.states, size);
+            let states = blanks.iter_mut().map(|state| state.whole().map(|value| &*value));
+            let states = states.collect::<ort::Result<Vec<_>>>().map_err(|err| failed(stage.kind, size, &err))?;
             let inputs = Inputs { frames: Some(&frames), handed: handed.as_ref(), states: &states };
             let lengths = lengths(axes, input, &stage.states, &inputs);
             let session = session(environment, stage, place.provider, &providers, &lengths)?;
@@ -219,10 +220,7 @@ impl Sessions {
 
     /// Recurrent state of a stream that begins, for frames of the padded size `size`.
     pub(super) fn blank(&self, size: Size) -> Memory {
-        let blank = |state: &StateManifest| {
-            State::blank([1, state.channels, size.height / state.stride, size.width / state.stride])
-        };
-        Memory(self.stages.iter().map(|stage| stage.states.iter().map(blank).collect()).collect())
+        Memory(self.stages.iter().map(|stage| blank(&stage.states, size)).collect())
     }
 
     /// Whether a window of several frames may be encoded in one run and cut into frames again, which is only done in
@@ -528,12 +526,11 @@ fn lengths<'a>(
 }
 
 /// Zeros for the states of a stage.
-fn blank(kind: StageKind, states: &[StateManifest], size: Size) -> Result<Vec<DynValue>, Error> {
+fn blank(states: &[StateManifest], size: Size) -> Vec<State> {
     let zeros = |state: &StateManifest| {
-        let shape = [1, state.channels, size.height / state.stride, size.width / state.stride];
-        Tensor::from_array((shape, vec![0f32; shape.iter().product()])).map(Tensor::into_dyn)
+        State::blank([1, state.channels, size.height / state.stride, size.width / state.stride])
     };
-    states.iter().map(zeros).collect::<ort::Result<_>>().map_err(|err| failed(kind, size, &err))
+    states.iter().map(zeros).collect()
 }
 
 /// Entry `index` of `count` along the first axis, as a tensor of its own.

@@ -168,9 +168,7 @@ impl FastVsr {
             stats.clone()
         };
         if before != after {
-            let message = stats.overload(after);
-            gst::info!(CAT, imp = self, "{message}");
-            let _ = self.obj().post_message(gst::message::Element::builder(message).src(&*self.obj()).build());
+            self.post_element(stats.overload(after));
         }
         Ok(())
     }
@@ -285,6 +283,11 @@ impl FastVsr {
         };
         let message =
             message.field("provider", lock(&self.engine).as_ref().map(|engine| engine.provider.nick())).build();
+        self.post_element(message);
+    }
+
+    /// Tells the application, and the log.
+    fn post_element(&self, message: gst::Structure) {
         gst::info!(CAT, imp = self, "{message}");
         let _ = self.obj().post_message(gst::message::Element::builder(message).src(&*self.obj()).build());
     }
