@@ -5,12 +5,17 @@
 #   make test                   all tests of the plugin
 #   make test-models            all tests of the Python package that trains and exports the models
 #   make test-examples          all tests of the examples and the documentation
+#   make soak [CLIPS=folder]    the tests' long forms: storms, memory, twice the load, real clips in tiles; half an hour
+#   make fuzz [TIME=60]         every fuzz target for so many seconds
+#   make sanitize               the tests of pixels and plain data under Valgrind and AddressSanitizer
 #   make lint                   formatting, clippy, licences, ruff
 #   make bench [PEERS=x.param]  measure this machine, beside a network in ncnn's format if there is one; under 12 minutes
 #   make install                put the plugin, its runtime and the models where GStreamer finds them
 
 CLIP ?= examples/demo/clip.mp4
 PEERS ?=
+CLIPS ?=
+TIME ?= 60
 PREFIX ?= /usr/local
 DESTDIR ?=
 PLUGINSDIR ?= $(shell pkg-config --variable=pluginsdir gstreamer-1.0)
@@ -34,13 +39,40 @@ EXAMPLES := $(CURDIR)/.venv-examples
 EXAMPLES_SYSTEM := ffmpeg imagemagick xauth xdotool xvfb python3-gi \
     gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0
 
-.PHONY: demo test test-examples test-models lint bench install system clean
+.PHONY: demo test test-examples test-models soak fuzz sanitize lint bench install system nightly clean
 
 demo: $(PLUGIN) $(VENV)/runtime
 	examples/demo/run "$(CLIP)"
 
+# A warning or a criticism of GLib or GStreamer is a failure.
+test: export G_DEBUG = fatal-warnings
 test: system $(VENV)/runtime
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --profile ci; else cargo test --locked; fi
+
+# Alone and one by one: they measure times and memory. Only a folder of clips makes the last of them worth it.
+soak: system $(VENV)/runtime
+	FASTVSR_CLIPS='$(CLIPS)' cargo test --locked --release --no-fail-fast --test storms --test soak $(if $(CLIPS),--test tiling) \
+	    -- --ignored --nocapture --test-threads 1
+
+# GLib and ONNX Runtime keep what they once made.
+fuzz: system nightly $(VENV)/runtime
+	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-fuzz
+	set -e; for target in $$(cargo fuzz list); do \
+	    cargo +nightly fuzz run $$target -- -max_total_time=$(TIME) -detect_leaks=0; done
+
+# Valgrind knows none of ONNX Runtime's instructions, so there the unit tests that do without it run.
+VALGRIND := valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
+    --suppressions=/usr/share/glib-2.0/valgrind/glib.supp --suppressions=.ci/valgrind.supp
+sanitize: system nightly $(VENV)/runtime
+	@dpkg -s valgrind >/dev/null 2>&1 || $(SUDO) apt-get install -y --no-install-recommends valgrind
+	PROPTEST_CASES=16 G_SLICE=always-malloc G_DEBUG=gc-friendly cargo test --locked --lib \
+	    --config "target.'cfg(unix)'.runner = '$(VALGRIND)'" -- --test-threads 1 \
+	    frames:: window:: tiling:: scene:: model:: fastvsr:: engine::memory:: engine::worker::
+	ASAN_OPTIONS=detect_leaks=0 RUSTFLAGS=-Zsanitizer=address cargo +nightly test --locked --target-dir target/asan \
+	    --target $$(rustc -vV | sed -n 's/^host: //p') --lib --test layouts --test formats --test memory --test streams
+
+nightly:
+	@rustup toolchain list | grep -q nightly || rustup toolchain install nightly --profile minimal
 
 test-models: $(PLUGIN) $(VENV)/models
 	$(VENV)/bin/python -m pytest -q models/tests

@@ -1,4 +1,4 @@
-//! Flushes, shutdowns and storms of both while a slow model runs, and several elements on one engine.
+//! Flushes and shutdowns while a slow model runs, and several elements on one engine.
 
 mod common;
 
@@ -12,78 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::*;
+use common::{slow::*, *};
 use gst::prelude::*;
-use gstfastvsr::{
-    engine::{Engine, Key, Precision, Provider, load_runtime},
-    model::Source,
-};
-
-/// A run of the slow model takes several times as long.
-const AT_ONCE: Duration = Duration::from_millis(100);
-
-/// Endless video through the slow model.
-fn slow(window: u32) -> Pipeline {
-    Pipeline::new(&format!(
-        "videotestsrc name=source pattern=black ! video/x-raw,format=RGB,width=128,height=8,framerate=25/1 ! \
-         fastvsr name=vsr execution-provider=cpu window={window} model={} ! fakesink name=sink sync=false",
-        model("slow").display()
-    ))
-}
-
-/// Tells of every frame that reaches the element.
-fn arrivals(pipeline: &Pipeline) -> mpsc::Receiver<()> {
-    let (sender, receiver) = mpsc::channel();
-    let pad = pipeline.by_name("vsr").unwrap().static_pad("sink").unwrap();
-    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-        let _ = sender.send(());
-        gst::PadProbeReturn::Ok
-    });
-    receiver
-}
-
-/// Plays until a run of the model is under way.
-#[track_caller]
-fn play_into_a_run(pipeline: &Pipeline) {
-    let arrivals = arrivals(pipeline);
-    pipeline.set_state(gst::State::Playing).unwrap();
-    // The second frame arrives when the first has left.
-    for _ in 0..2 {
-        arrivals.recv_timeout(Duration::from_secs(20)).expect("no frame arrives");
-    }
-    // Well into the run, which may not be over: it takes 300 ms.
-    std::thread::sleep(Duration::from_millis(50));
-}
-
-#[track_caller]
-fn timed(what: &str, limit: Duration, action: impl FnOnce()) -> Duration {
-    let begin = Instant::now();
-    action();
-    let took = begin.elapsed();
-    println!("{what}: {:.1} ms", took.as_secs_f64() * 1e3);
-    assert!(took < limit, "{what} took {took:?}");
-    took
-}
-
-fn change(pipeline: &Pipeline, state: gst::State) {
-    pipeline.set_state(state).unwrap();
-}
-
-fn flush_to(pipeline: &Pipeline, seconds: u64) {
-    pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::from_seconds(seconds)).unwrap();
-}
-
-/// Waits until a frame has left the element.
-#[track_caller]
-fn wait_for_output(pipeline: &Pipeline) -> gst::Buffer {
-    let (sender, receiver) = mpsc::channel();
-    let pad = pipeline.by_name("vsr").unwrap().static_pad("src").unwrap();
-    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-        let _ = sender.send(info.buffer().unwrap().clone());
-        gst::PadProbeReturn::Remove
-    });
-    receiver.recv_timeout(Duration::from_secs(20)).expect("no frame leaves")
-}
 
 #[test]
 fn a_shutdown_does_not_wait_for_the_model() {
@@ -185,88 +115,6 @@ fn questions_are_answered_during_a_run() {
 }
 
 #[test]
-fn twenty_starts_and_stops() {
-    let pipeline = Pipeline::new(&format!(
-        "videotestsrc ! video/x-raw,width=16,height=16 ! fastvsr model={} ! fakesink",
-        model("counter").display()
-    ));
-    for _ in 0..20 {
-        pipeline.set_state(gst::State::Playing).unwrap();
-        pipeline.settle();
-        pipeline.set_state(gst::State::Null).unwrap();
-    }
-    assert_eq!(pipeline.error(), None);
-}
-
-/// A generator of random numbers with a seed, so that a storm can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
-#[track_caller]
-fn storm(seed: u64, window: u32, duration: Duration) {
-    /// For a machine with other work: the goal is [`AT_ONCE`].
-    const LIMIT: Duration = Duration::from_millis(500);
-    let pipeline = slow(window);
-    pipeline.set_state(gst::State::Playing).unwrap();
-    let mut random = Random(seed);
-    let (mut worst, mut count) = ((Duration::ZERO, ""), 0);
-    let begin = Instant::now();
-    while begin.elapsed() < duration {
-        let name = ["flush", "segment", "pause", "play", "ready"][random.below(5) as usize];
-        let at = gst::ClockTime::from_mseconds(random.below(100_000));
-        let start = Instant::now();
-        match name {
-            // A seek fails where the pipeline has not prerolled yet.
-            "flush" => drop(pipeline.seek_simple(gst::SeekFlags::FLUSH, at)),
-            "segment" => drop(pipeline.seek(
-                1.0,
-                gst::SeekFlags::FLUSH | gst::SeekFlags::ACCURATE,
-                gst::SeekType::Set,
-                at,
-                gst::SeekType::Set,
-                at + gst::ClockTime::from_seconds(5),
-            )),
-            "pause" => change(&pipeline, gst::State::Paused),
-            "play" => change(&pipeline, gst::State::Playing),
-            _ => {
-                pipeline.set_state(gst::State::Ready).unwrap();
-                pipeline.set_state(gst::State::Playing).unwrap();
-            }
-        }
-        let took = start.elapsed();
-        count += 1;
-        if took > worst.0 {
-            worst = (took, name);
-        }
-        assert!(took < LIMIT, "operation {count}, {name}, took {took:?}");
-        assert_eq!(pipeline.error(), None, "operation {count}, {name}");
-        std::thread::sleep(Duration::from_millis(random.below(60)));
-    }
-    println!("storm: {count} operations, the worst a {} of {:.1} ms", worst.1, worst.0.as_secs_f64() * 1e3);
-    timed("shutdown after the storm", AT_ONCE, || change(&pipeline, gst::State::Null));
-    pipeline.set_state(gst::State::Playing).unwrap();
-    wait_for_output(&pipeline);
-}
-
-#[test]
-fn a_storm_of_flushes_and_state_changes_is_weathered() {
-    storm(0x5eed_0001, 1, Duration::from_secs(5));
-}
-
-#[test]
-fn a_storm_in_the_middle_of_windows_is_weathered() {
-    storm(0x5eed_0002, 3, Duration::from_secs(5));
-}
-
-#[test]
 fn seeks_from_one_thread_do_not_hold_up_a_shutdown_from_another() {
     let pipeline = slow(1);
     let done = AtomicBool::new(false);
@@ -311,18 +159,6 @@ fn an_interrupted_run_is_not_logged_as_an_error() {
     pipeline.set_state(gst::State::Null).unwrap();
     gst::log::remove_log_function(log);
     assert_eq!(*lines.lock().unwrap(), Vec::<String>::new());
-}
-
-fn engine(name: &str) -> Arc<Engine> {
-    init();
-    let runtime = load_runtime(None, &[], |_, _| {}).unwrap();
-    let key = Key {
-        source: Source::find(model(name).to_str().unwrap()).unwrap(),
-        provider: Provider::Cpu,
-        device: 0,
-        precision: Precision::Auto,
-    };
-    Engine::open(runtime, &key).unwrap()
 }
 
 #[test]

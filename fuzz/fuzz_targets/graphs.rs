@@ -39,7 +39,7 @@ static RUNTIME: LazyLock<&Runtime> = LazyLock::new(|| load_runtime(None, &[], |_
 
 static GRAPHS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-    let tests = ["nearest", "twice", "floats", "counter", "neighbours", "growing", "picky", "picky-memory"];
+    let tests = ["nearest", "twice", "floats", "counter", "neighbours", "growing", "picky", "picky-memory", "hungry"];
     let decoders = tests.map(|name| format!("{root}/tests/data/{name}/decoder.onnx"));
     let stages = ["encoder", "unet", "decoder"].map(|stage| format!("{root}/models/compact-s/{stage}.onnx"));
     decoders.iter().chain(&stages).map(|path| fs::read(path).unwrap()).collect()
@@ -89,7 +89,7 @@ fuzz_target!(|input: Input| {
     let bytes = padded.scaled(engine.scale()).rgb_bytes();
     let mut windower = Windower::new(engine.manifest.time, 0);
     let limit = input.tight.then_some(160 << 20);
-    let Ok(mut stream) = Stream::new(Arc::clone(&engine), padded, windower.delay() + 1, limit) else { return };
+    let Ok(mut stream) = Stream::new(Arc::clone(&engine), padded, windower.delay() + 1, limit, 0) else { return };
     let cancel = Arc::<Cancel>::default();
     let count = usize::from(input.frames % 5);
     let mut windows: Vec<_> =

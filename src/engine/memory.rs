@@ -1,7 +1,10 @@
 //! Owns the plan that keeps a stream within a limit of memory: made before the first frame, from the model's manifest.
 
 use super::{Error, tiles::Tiling};
-use crate::{frames::Size, model::Manifest};
+use crate::{
+    frames::{RGB, Size},
+    model::Manifest,
+};
 
 /// What ONNX Runtime and a model take before the first frame (measured: 48 MB with the CPU provider, 103 MB with
 /// OpenVINO, for the whole process).
@@ -10,11 +13,18 @@ const BASE: usize = 128 << 20;
 /// Smallest core of a tile that is worth its halo, in input pixels along a side.
 const SMALLEST_CORE: usize = 32;
 
-/// Cuts frames of the padded size `size` into tiles if runs of `count` frames would need more than `limit` bytes.
+/// Cuts frames of the padded size `size` into tiles if runs of `count` frames would need more than `limit` bytes, with
+/// `beside` bytes that the caller needs.
 ///
 /// # Errors
 /// If no tile is small enough, or the model does not say what it needs.
-pub(super) fn plan(manifest: &Manifest, size: Size, count: usize, limit: u64) -> Result<Option<Tiling>, Error> {
+pub(super) fn plan(
+    manifest: &Manifest,
+    size: Size,
+    count: usize,
+    limit: u64,
+    beside: usize,
+) -> Result<Option<Tiling>, Error> {
     let too_little = |needed: usize, reason: &'static str| Error::Memory {
         size: format!("{}x{}", size.width, size.height),
         needed: needed.div_ceil(1 << 20),
@@ -24,27 +34,33 @@ pub(super) fn plan(manifest: &Manifest, size: Size, count: usize, limit: u64) ->
     let limit_bytes = usize::try_from(limit).unwrap_or(usize::MAX);
     let pixels = size.width * size.height;
     let working = manifest.geometry.memory * count;
-    let held = BASE + pixels * held_per_pixel(manifest, count);
+    let (state, handed) = (state_per_pixel(manifest), handed_per_pixel(manifest));
+    let held = BASE + beside + pixels * frames_per_pixel(manifest, count);
     if working == 0 {
         return Err(too_little(
             held,
             "the model's manifest has no `geometry.memory`, so it cannot be kept within a limit",
         ));
     }
-    if held + pixels * (working + 2 * state_per_pixel(manifest)) <= limit_bytes {
+    if held + pixels * (handed + 2 * state + working) <= limit_bytes {
         return Ok(None);
     }
-    // Tiles: half precision, in place; what waits to be written is at most as much again.
-    let held = held + pixels * state_per_pixel(manifest) * 3 / 4;
     let multiple = manifest.geometry.multiple;
     let halo =
         manifest.stages().map(|(_, stage)| stage.halo.unwrap_or(0)).max().unwrap_or(0).next_multiple_of(multiple);
-    let smallest = (SMALLEST_CORE.next_multiple_of(multiple) + 2 * halo).pow(2) * working;
+    // In half precision and in place, but for the new state of tiles whose old one is still to be read.
+    let held = held + pixels * (handed + state) / 2;
+    let needed = |side: usize| {
+        let rows = halo.div_ceil(side);
+        let waiting = rows * size.width * side + (rows + 1) * side * side;
+        held + waiting.min(pixels) * state / 2 + (side + 2 * halo).pow(2) * working
+    };
+    let smallest = SMALLEST_CORE.next_multiple_of(multiple);
+    let largest = size.width.max(size.height);
+    let side = (smallest..=largest).step_by(multiple).take_while(|side| needed(*side) <= limit_bytes).last();
     let reason = "raise `max-memory`, or make the frames smaller";
-    let available = limit_bytes.checked_sub(held).filter(|available| *available >= smallest);
-    let available = available.ok_or_else(|| too_little(held + smallest, reason))?;
-    let side = (available / working).isqrt() - 2 * halo;
-    Ok(Some(Tiling { side: side / multiple * multiple, multiple }))
+    let side = side.ok_or_else(|| too_little(needed(smallest), reason))?;
+    Ok(Some(Tiling { side, multiple }))
 }
 
 /// Bytes per input pixel of recurrent state in single precision.
@@ -53,15 +69,18 @@ fn state_per_pixel(manifest: &Manifest) -> usize {
     states.map(|state| 4 * state.channels / (state.stride * state.stride)).sum()
 }
 
-/// Bytes per input pixel that exist for the whole frame beside the state: frames in and out, and the tensors between
-/// stages.
-fn held_per_pixel(manifest: &Manifest, count: usize) -> usize {
+/// Bytes per input pixel of the tensors between stages, in single precision: as large as the state beside them, or smaller
+/// than the frames.
+fn handed_per_pixel(manifest: &Manifest) -> usize {
+    let states = manifest.stages().flat_map(|(_, stage)| &stage.state).filter(|state| state.stride > 1);
+    states.map(|state| 2 * 4 * state.channels / (state.stride * state.stride)).sum()
+}
+
+/// Bytes per input pixel of frames: those that come in, in the stream's format, in what lies between it and RGB, and as
+/// tensors, and the one that goes out.
+fn frames_per_pixel(manifest: &Manifest, count: usize) -> usize {
     let scale = manifest.geometry.scale;
-    let frames = count * 3 + 3 * scale * scale;
-    // Latents are as large as the state beside them, or smaller than the frames.
-    let latents = manifest.stages().flat_map(|(_, stage)| &stage.state).filter(|state| state.stride > 1);
-    let latents = latents.map(|state| 2 * 4 * state.channels / (state.stride * state.stride)).sum::<usize>();
-    frames + latents + 3
+    2 * RGB * (count + 1) + RGB * scale * scale
 }
 
 /// The next smaller tiles after the device ran out of memory; none if there are no smaller ones, or the model does not
@@ -88,19 +107,33 @@ mod tests {
     #[test]
     fn what_fits_is_not_cut() {
         let small = Size { width: 320, height: 184 };
-        assert_eq!(plan(&compact_s(), small, 1, 2 << 30).unwrap(), None);
+        assert_eq!(plan(&compact_s(), small, 1, 2 << 30, 0).unwrap(), None);
     }
 
     #[test]
     fn tiles_get_smaller_with_the_limit() {
-        let side = |limit| plan(&compact_s(), HD, 1, limit).unwrap().unwrap().side;
+        let side = |limit| plan(&compact_s(), HD, 1, limit, 0).unwrap().unwrap().side;
         assert!(side(2 << 30) > side(3 << 29));
         assert!(side(3 << 29).is_multiple_of(8));
     }
 
     #[test]
+    fn what_the_caller_needs_makes_tiles_smaller() {
+        let side = |beside| plan(&compact_s(), HD, 1, 2 << 30, beside).unwrap().unwrap().side;
+        assert!(side(200 << 20) < side(0));
+    }
+
+    #[test]
+    fn ultra_high_definition_fits_two_gigabytes() {
+        let size = Size { width: 3840, height: 2160 };
+        let frame = size.scaled(4).rgb_bytes();
+        let side = plan(&compact_s(), size, 1, 2_000_000_000, frame).unwrap().unwrap().side;
+        assert!((64..256).contains(&side), "{side}");
+    }
+
+    #[test]
     fn a_limit_that_is_too_low_says_what_is_needed() {
-        let message = plan(&compact_s(), HD, 1, 200 << 20).unwrap_err().to_string();
+        let message = plan(&compact_s(), HD, 1, 200 << 20, 0).unwrap_err().to_string();
         assert!(message.contains("1920x1080") && message.contains("200 MiB"), "{message}");
     }
 }

@@ -165,15 +165,21 @@ struct Begun {
 
 impl Stream {
     /// A stream of frames of the size `padded` (see [`Engine::padded`]), in windows of up to `window` frames. With a
-    /// `limit`, in bytes, frames are cut into tiles as small as it demands.
+    /// `limit`, in bytes, frames are cut into tiles as small as it demands when the caller needs `beside` of them.
     ///
     /// # Errors
     /// If no tile is small enough for the limit.
-    pub fn new(engine: Arc<Engine>, padded: Size, window: usize, limit: Option<u64>) -> Result<Self, Error> {
+    pub fn new(
+        engine: Arc<Engine>,
+        padded: Size,
+        window: usize,
+        limit: Option<u64>,
+        beside: usize,
+    ) -> Result<Self, Error> {
         let singly = engine.recurrent && (limit.is_some() || !engine.batches);
         let count = if singly { 1 } else { window };
         let tiling = match limit {
-            Some(limit) => memory::plan(&engine.manifest, padded, count, limit)?,
+            Some(limit) => memory::plan(&engine.manifest, padded, count, limit, beside)?,
             None => None,
         };
         Ok(Self { engine, size: padded, singly, tiling, memory: None, windows: VecDeque::new(), steps_down: 0 })
@@ -203,6 +209,7 @@ impl Stream {
         let tiling = memory::step_down(&self.engine.manifest, self.size, self.tiling);
         if tiling.is_some() {
             self.tiling = tiling;
+            self.singly |= self.engine.recurrent;
             self.steps_down += 1;
         }
         tiling.is_some()

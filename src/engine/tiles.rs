@@ -29,14 +29,15 @@ pub(super) struct Tiling {
 
 /// Where an output of the stage is put together.
 enum Merged<'a> {
-    Floats(Vec<f32>),
+    /// What the next stage's tiles read: half the size, as with the state.
+    Halves(Vec<f16>),
     Bytes(Vec<u8>),
     /// Memory that the caller gave.
     Given(&'a mut [u8]),
 }
 
 /// Runs a stage on frames of `size`, as [`Loaded::run`] does, but on one tile after the other. All tensors, in and out,
-/// are in host memory. The state is advanced in place: a tile's new state waits until no later tile reads the old one.
+/// are in host memory, those for the next stage in half precision. The state is advanced in place: a tile's new state waits until no later tile reads the old one.
 #[expect(clippy::too_many_arguments, reason = "what a run needs, and nothing that belongs together")]
 pub(super) fn run(
     stage: &mut Loaded,
@@ -72,12 +73,14 @@ pub(super) fn run(
             let (merged, _) = output.get_or_insert_with(|| {
                 let merged = match is_packed(&made) {
                     true => Merged::Bytes(vec![0; layout.values(size)]),
-                    false => Merged::Floats(vec![0.0; layout.values(size)]),
+                    false => Merged::Halves(vec![f16::ZERO; layout.values(size)]),
                 };
                 (merged, resized(&made, tile.input.size, size))
             });
             match merged {
-                Merged::Floats(tensor) => layout.paste(made.try_extract_tensor::<f32>()?.1, *tile, tensor, size),
+                Merged::Halves(tensor) => {
+                    layout.paste(&to_halves(made.try_extract_tensor::<f32>()?.1), *tile, tensor, size);
+                }
                 Merged::Bytes(tensor) => layout.paste(made.try_extract_tensor::<u8>()?.1, *tile, tensor, size),
                 Merged::Given(tensor) => layout.paste(made.try_extract_tensor::<u8>()?.1, *tile, tensor, size),
             }
@@ -102,7 +105,7 @@ pub(super) fn run(
     }
     output
         .map(|(merged, shape)| match merged {
-            Merged::Floats(tensor) => Ok(Tensor::from_array((shape, tensor))?.into_dyn()),
+            Merged::Halves(tensor) => Ok(Tensor::from_array((shape, tensor))?.into_dyn()),
             Merged::Bytes(tensor) => Ok(Tensor::from_array((shape, tensor))?.into_dyn()),
             Merged::Given(_) => unreachable!("there is no target"),
         })
@@ -134,14 +137,19 @@ impl Halves {
 /// The part of a tensor, which covers `size`, that covers `rect`.
 fn crop(value: &DynValue, size: Size, rect: Rect) -> ort::Result<DynValue> {
     let (layout, shape) = (layout(value, size), resized(value, size, rect.size));
-    Ok(if is_packed(value) {
-        Tensor::from_array((shape, layout.crop(value.try_extract_tensor::<u8>()?.1, size, rect)))?.into_dyn()
-    } else {
-        Tensor::from_array((shape, layout.crop(value.try_extract_tensor::<f32>()?.1, size, rect)))?.into_dyn()
+    Ok(match value.data_type() {
+        TensorElementType::Uint8 => {
+            Tensor::from_array((shape, layout.crop(value.try_extract_tensor::<u8>()?.1, size, rect)))?.into_dyn()
+        }
+        TensorElementType::Float16 => {
+            let halves = layout.crop(value.try_extract_tensor::<f16>()?.1, size, rect);
+            Tensor::from_array((shape, halves.to_f32_vec()))?.into_dyn()
+        }
+        _ => Tensor::from_array((shape, layout.crop(value.try_extract_tensor::<f32>()?.1, size, rect)))?.into_dyn(),
     })
 }
 
-/// Frames are packed bytes `[T, H, W, 3]`, all else is planes of floats `[T, C, h, w]`.
+/// Frames are packed bytes `[T, H, W, 3]`, all else is planes of numbers `[T, C, h, w]`.
 fn is_packed(value: &DynValue) -> bool {
     *value.data_type() == TensorElementType::Uint8
 }

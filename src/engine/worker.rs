@@ -418,6 +418,52 @@ mod tests {
     }
 
     #[test]
+    fn a_crowd_that_comes_and_goes_gets_its_own_results_or_none() {
+        const JOBS: u32 = 300;
+        let worker = Arc::new(Worker::new(0u32));
+        let user = |number: u32| {
+            let (worker, cancel) = (Arc::clone(&worker), Arc::<Cancel>::default());
+            let (done, running) = (Arc::new(std::sync::atomic::AtomicBool::new(false)), Arc::clone(&cancel));
+            let over = Arc::clone(&done);
+            let restless = thread::spawn(move || {
+                for n in 0.. {
+                    if over.load(std::sync::atomic::Ordering::Relaxed) {
+                        break;
+                    }
+                    running.cancel();
+                    running.reset();
+                    thread::sleep(Duration::from_micros(u64::from((n * 37 + number * 11) % 400)));
+                }
+            });
+            thread::spawn(move || {
+                let mut served = 0;
+                for n in 0..JOBS {
+                    let own = number * JOBS + n;
+                    let result = worker.call(&cancel, move |count, ticket| {
+                        ticket.interruptible(|| {}, || *count += 1);
+                        Ok(own)
+                    });
+                    match result {
+                        Ok(got) => {
+                            assert_eq!(got, own);
+                            served += 1;
+                        }
+                        Err(Error::Cancelled) => {}
+                        Err(err) => panic!("{err}"),
+                    }
+                }
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+                restless.join().unwrap();
+                served
+            })
+        };
+        let users: Vec<_> = (0..4).map(user).collect();
+        let served: u32 = users.into_iter().map(|user| user.join().unwrap()).sum();
+        let run = worker.call(&Arc::default(), |count, _| Ok(*count)).unwrap();
+        assert!((served..=4 * JOBS).contains(&run), "{served} served, {run} run");
+    }
+
+    #[test]
     fn a_panic_is_an_error_and_the_worker_lives_on() {
         let worker = Worker::new(());
         let cancel = Arc::default();

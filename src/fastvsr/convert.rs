@@ -4,7 +4,10 @@
 
 use gst_video::{VideoFormat, VideoFrameRef, VideoInfo, VideoTransferFunction, prelude::*, video_converter};
 
-use super::colour::{self, Matrix};
+use super::{
+    bands::Bands,
+    colour::{self, Matrix},
+};
 use crate::frames::{self, Size};
 
 /// Converts one stream, from its caps to its caps scaled.
@@ -14,10 +17,10 @@ pub(super) struct Convert {
     output: VideoInfo,
     /// RGB of the output's size: with the rows of the padded tensor, or as `shrink` makes it.
     rgb_hr: VideoInfo,
-    unpack: Step,
+    unpack: Unpack,
     /// From the model's scale to the stream's, where that is smaller.
     shrink: Option<Shrink>,
-    pack: Step,
+    pack: Pack,
     alpha: Option<Alpha>,
     /// From the stream's small frames to its large ones, and between tensors, without the model; made when first needed.
     resize: Option<gst_video::VideoConverter>,
@@ -44,14 +47,21 @@ struct Enlarge {
     converter: gst_video::VideoConverter,
 }
 
-/// Between a stream's format and RGB, or the 4:4:4 form that a matrix makes into RGB.
+/// From a stream's format to RGB, or to the 4:4:4 form that a matrix makes into RGB.
 #[derive(Debug)]
-struct Step {
+struct Unpack {
     converter: gst_video::VideoConverter,
     matrix: Option<Matrix>,
     /// The converter's side of the matrix.
     between: VideoInfo,
     scratch: gst::Buffer,
+}
+
+/// From RGB to a stream's format.
+#[derive(Debug)]
+enum Pack {
+    Rgb(gst_video::VideoConverter),
+    Yuv(Box<Bands>),
 }
 
 /// Scales the alpha of packed formats.
@@ -94,12 +104,12 @@ impl Convert {
             let shrink = Shrink::new(whole, &rgb_hr)?;
             (rgb_hr, Some(shrink))
         };
-        let unpack = Step::new(input, &rgb, |stream, between| {
-            gst_video::VideoConverter::new(stream, between, Some(options(stream)))
-        })?;
-        let pack = Step::new(output, &rgb_hr, |stream, between| {
-            gst_video::VideoConverter::new(between, stream, Some(options(stream)))
-        })?;
+        let unpack = Unpack::new(input, &rgb)?;
+        let converter = |from: &VideoInfo, to: &VideoInfo| gst_video::VideoConverter::new(from, to, Some(options(to)));
+        let pack = match Bands::new(output, converter)? {
+            Some(bands) => Pack::Yuv(Box::new(bands)),
+            None => Pack::Rgb(converter(&rgb_hr, output)?),
+        };
         let alpha = match input.format() {
             VideoFormat::Rgba | VideoFormat::Bgra => Some(Alpha::new(input, output)?),
             _ => None,
@@ -131,11 +141,19 @@ impl Convert {
         self.padded_hr.rgb_bytes()
     }
 
+    /// Bytes that frames take beside the tensors of the engine: an output frame that is written, unless it is the decoded
+    /// tensor, one that downstream holds, and alpha.
+    pub(super) fn bytes(&self) -> usize {
+        let is_tensor = self.output.format() == VideoFormat::Rgb && self.size == self.padded;
+        let alpha = self.alpha.as_ref().map_or(0, |alpha| alpha.gray_hr.size());
+        self.output.size() * if is_tensor { 1 } else { 2 } + alpha
+    }
+
     /// Reads an input buffer.
     pub(super) fn read(&mut self, buffer: &gst::BufferRef) -> Result<Converted, glib::BoolError> {
         check_layout(buffer, &self.input)?;
         let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.input)?;
-        let Step { converter, matrix, between, scratch } = &mut self.unpack;
+        let Unpack { converter, matrix, between, scratch } = &mut self.unpack;
         {
             let mut target = VideoFrameRef::from_buffer_ref_writable(scratch.make_mut(), between)?;
             converter.frame_ref(&frame, &mut target);
@@ -182,20 +200,9 @@ impl Convert {
             Some(shrink) => shrink.run(tensor, &self.rgb_hr)?,
             None => tensor,
         };
-        let Step { converter, matrix, between, scratch } = &mut self.pack;
-        match matrix {
-            Some(matrix) => {
-                {
-                    let rgb = tensor.map_readable()?;
-                    let mut pixels = scratch.make_mut().map_writable()?;
-                    let stride = between.stride()[0] as usize;
-                    let size = Size { width: self.output.width() as usize, height: self.output.height() as usize };
-                    matrix.write_yuv(&rgb, self.rgb_hr.stride()[0] as usize, &mut pixels, stride, size);
-                }
-                let pixels = VideoFrameRef::from_buffer_ref_readable(scratch, between)?;
-                converter.frame_ref(&pixels, &mut frame);
-            }
-            None => {
+        match &mut self.pack {
+            Pack::Yuv(bands) => bands.write(&tensor.map_readable()?, self.rgb_hr.stride()[0] as usize, &mut frame)?,
+            Pack::Rgb(converter) => {
                 let rgb = VideoFrameRef::from_buffer_ref_readable(tensor, &self.rgb_hr)?;
                 converter.frame_ref(&rgb, &mut frame);
             }
@@ -268,16 +275,13 @@ impl Shrink {
     }
 }
 
-impl Step {
-    fn new(
-        stream: &VideoInfo,
-        rgb: &VideoInfo,
-        converter: impl FnOnce(&VideoInfo, &VideoInfo) -> Result<gst_video::VideoConverter, glib::BoolError>,
-    ) -> Result<Self, glib::BoolError> {
+impl Unpack {
+    fn new(stream: &VideoInfo, rgb: &VideoInfo) -> Result<Self, glib::BoolError> {
         let matrix = Matrix::new(stream)?;
         let between = matrix.as_ref().map_or(rgb, Matrix::info).clone();
         let scratch = gst::Buffer::with_size(between.size())?;
-        Ok(Self { converter: converter(stream, &between)?, matrix, between, scratch })
+        let converter = gst_video::VideoConverter::new(stream, &between, Some(options(stream)))?;
+        Ok(Self { converter, matrix, between, scratch })
     }
 }
 

@@ -179,11 +179,11 @@ impl FastVsr {
             None => return Err(gst::FlowError::NotNegotiated),
         };
         let spent = result.map_err(|failure| self.fail(failure))?;
+        self.add(&spent);
         let stats = {
             let stats = &mut lock(&self.shared).stats;
             stats.frames_in += 1;
             stats.overloads += u64::from(before == Effort::Whole && after != before);
-            stats.add(&spent);
             stats.clone()
         };
         if before != after {
@@ -235,11 +235,23 @@ impl FastVsr {
         }
     }
 
+    /// Counts a step of work, and tells the application when there was too little memory for it in one piece.
+    fn add(&self, spent: &Spent) {
+        let stats = {
+            let stats = &mut lock(&self.shared).stats;
+            stats.add(spent);
+            stats.clone()
+        };
+        if spent.steps_down > 0 {
+            self.post_element(stats.memory());
+        }
+    }
+
     /// Counts a frame that leaves, and tells the pipeline when the latency has changed.
     fn account(&self, effort: Effort, spent: &Spent) {
+        self.add(spent);
         let changed = {
             let shared = &mut *lock(&self.shared);
-            shared.stats.add(spent);
             shared.stats.frame_out(effort);
             let window = shared.stats.mean_frame() * shared.window_frames;
             let measured = gst::ClockTime::from_nseconds(window.as_nanos() as u64);
@@ -262,7 +274,7 @@ impl FastVsr {
             None => return Ok(()),
         };
         let spent = result.map_err(|failure| self.fail(failure))?;
-        lock(&self.shared).stats.add(&spent);
+        self.add(&spent);
         while let Some(buffer) = self.next_buffer()? {
             self.obj().src_pad().push(buffer)?;
         }

@@ -2,6 +2,7 @@
 //!
 //! `imp` has the properties and virtual methods, `caps` the negotiation, `convert` and `colour` the pixel formats.
 
+mod bands;
 mod caps;
 mod colour;
 mod convert;

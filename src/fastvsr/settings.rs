@@ -133,7 +133,7 @@ pub(super) static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
             .build(),
         glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
             .nick("Statistics")
-            .blurb("Frames in and out, shrunk and resized ones, overloads, windows, scene cuts, side of the tiles, mean milliseconds a frame per stage, frames a second, provider, model")
+            .blurb("Frames in and out, shrunk and resized ones, overloads, windows, scene cuts, side of the tiles, times that memory ran out, mean milliseconds a frame per stage, frames a second, provider, model")
             .read_only()
             .build(),
     ]

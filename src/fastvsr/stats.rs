@@ -21,6 +21,8 @@ pub(super) struct Stats {
     pub(super) resized: u64,
     /// How often there was no time for the model.
     pub(super) overloads: u64,
+    /// How often the device ran out of memory and smaller parts had to do.
+    steps_down: u64,
     /// Side of the tiles that frames are cut into, in input pixels; 0 if they are not.
     pub(super) tile: u64,
     /// Size of the frames that the model gets, once it is known.
@@ -39,6 +41,10 @@ impl Stats {
     pub(super) fn add(&mut self, spent: &Spent) {
         self.windows += spent.windows;
         self.cuts += spent.cuts;
+        if spent.steps_down > 0 {
+            self.steps_down += spent.steps_down;
+            self.tile = spent.tile;
+        }
         self.stages += spent.stages;
         self.convert += spent.convert;
         self.open += spent.stages.total() + spent.convert;
@@ -79,6 +85,12 @@ impl Stats {
             .build()
     }
 
+    /// What is told on the bus when the device has run out of memory and smaller parts do.
+    pub(super) fn memory(&self) -> gst::Structure {
+        let message = gst::Structure::builder("fastvsr-memory");
+        message.field("steps-down", self.steps_down).field("tile", self.tile).build()
+    }
+
     /// The value of the `stats` property. Times are means per frame given out, in milliseconds.
     pub(super) fn structure(&self, engine: Option<&Engine>) -> gst::Structure {
         let frames = self.frames_out.max(1) as f64;
@@ -93,6 +105,7 @@ impl Stats {
             .field("windows", self.windows)
             .field("scene-cuts", self.cuts)
             .field("tile", self.tile)
+            .field("steps-down", self.steps_down)
             .field("encoder-ms", milliseconds(self.stages.encoder))
             .field("unet-ms", milliseconds(self.stages.unet))
             .field("decoder-ms", milliseconds(self.stages.decoder))

@@ -96,6 +96,9 @@ pub(super) struct Spent {
     pub(super) windows: u64,
     /// Scene cuts found.
     pub(super) cuts: u64,
+    /// How often the device ran out of memory and smaller parts had to do, and the side of the tiles that then did.
+    pub(super) steps_down: u64,
+    pub(super) tile: u64,
     pub(super) stages: Timings,
     pub(super) convert: Duration,
 }
@@ -110,9 +113,10 @@ struct Lane {
 }
 
 impl Lane {
-    fn new(engine: &Arc<Engine>, part: Rect, settings: &Settings) -> Result<Self, Error> {
+    fn new(engine: &Arc<Engine>, part: Rect, settings: &Settings, beside: usize) -> Result<Self, Error> {
         let windower = Windower::new(engine.manifest.time, settings.window as usize);
-        let stream = Stream::new(Arc::clone(engine), part.size, windower.delay() + 1, settings.max_memory)?;
+        let (engine, window) = (Arc::clone(engine), windower.delay() + 1);
+        let stream = Stream::new(engine, part.size, window, settings.max_memory, beside)?;
         Ok(Self { part, windower, stream })
     }
 }
@@ -165,18 +169,20 @@ impl Streaming {
         settings: &Settings,
     ) -> Result<Self, Failure> {
         let padded = engine.padded(Size { width: input.width() as usize, height: input.height() as usize });
-        let mut lanes = vec![Lane::new(engine, Rect { x: 0, y: 0, size: padded }, settings)?];
+        let convert = Convert::new(input, output, padded, engine.scale())?;
+        let beside = convert.bytes();
+        let mut lanes = vec![Lane::new(engine, Rect { x: 0, y: 0, size: padded }, settings, beside)?];
         let mut cheaper = vec![Effort::Resize];
         if settings.on_overload == OnOverload::Shrink
             && let Some(middle) = middle(padded, engine.manifest.geometry.multiple)
         {
-            lanes.push(Lane::new(engine, middle, settings)?);
+            lanes.push(Lane::new(engine, middle, settings, beside)?);
             cheaper.insert(0, Effort::Middle);
         }
         Ok(Self {
             input: input.clone(),
             output: output.clone(),
-            convert: Convert::new(input, output, padded, engine.scale())?,
+            convert,
             scale: engine.scale(),
             lanes,
             cuts: settings.scene_cuts.then(CutDetector::default),
@@ -228,10 +234,10 @@ impl Streaming {
         deadline: Option<Deadline>,
         cancel: &Arc<Cancel>,
     ) -> Result<Spent, Failure> {
-        let begin = Instant::now();
+        let (begin, before) = (Instant::now(), self.steps_down());
         let result = self.try_push(buffer, deadline, cancel).inspect_err(|_| self.flush());
         self.busy += begin.elapsed();
-        result
+        Ok(self.stepped_down(before, result?))
     }
 
     fn try_push(
@@ -293,12 +299,21 @@ impl Streaming {
 
     /// Begins the windows of all frames that wait: nothing more comes that belongs to them.
     pub(super) fn close(&mut self, cancel: &Arc<Cancel>) -> Result<Spent, Failure> {
-        let mut spent = Spent::default();
+        let (mut spent, before) = (Spent::default(), self.steps_down());
         if let Some(lane) = self.lanes.get_mut(self.effort as usize) {
             let windows = lane.windower.close();
             self.begin(windows, cancel, &mut spent).inspect_err(|_| self.flush())?;
         }
-        Ok(spent)
+        Ok(self.stepped_down(before, spent))
+    }
+
+    fn steps_down(&self) -> usize {
+        self.lanes.iter().map(|lane| lane.stream.steps_down()).sum()
+    }
+
+    /// Adds the steps since there were `before`.
+    fn stepped_down(&self, before: usize, spent: Spent) -> Spent {
+        Spent { steps_down: (self.steps_down() - before) as u64, tile: self.tile().unwrap_or(0) as u64, ..spent }
     }
 
     fn begin(
@@ -362,7 +377,7 @@ impl Streaming {
         buffer: gst::Buffer,
         cancel: &Arc<Cancel>,
     ) -> Result<(gst::Buffer, Spent), Failure> {
-        let begin = Instant::now();
+        let (begin, before) = (Instant::now(), self.steps_down());
         let result = self.try_finish(frame, buffer, cancel).inspect_err(|_| self.flush());
         self.busy += begin.elapsed();
         self.done += 1;
@@ -372,7 +387,7 @@ impl Streaming {
             }
             (self.busy, self.done) = (Duration::ZERO, 0);
         }
-        result
+        result.map(|(buffer, spent)| (buffer, self.stepped_down(before, spent)))
     }
 
     fn try_finish(

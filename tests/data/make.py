@@ -10,6 +10,7 @@ from onnx import helper as h
 
 HERE = Path(__file__).parent
 PIXELS = ["T", "H", "W", 3]
+LATENT = ["T", 1, "H", "W"]
 
 # Levels that the package `counter` adds for every frame since the last reset.
 STEP = 10
@@ -40,24 +41,33 @@ def enlarge(source, scale, target="frames_hr"):
     ], [const("scales", [1.0, float(scale), float(scale), 1.0]), const("low", 0.0), const("high", 255.0)]
 
 
-def package(name, nodes, constants, scale=4, states=(), time="", kind=T.UINT8):
-    """Writes one package with nothing but a decoder."""
-    inputs = [h.make_tensor_value_info("frames", kind, PIXELS)]
-    outputs = [h.make_tensor_value_info("frames_hr", T.UINT8, ["T", "Hs", "Ws", 3])]
-    for state_in, state_out in states:
-        inputs.append(h.make_tensor_value_info(state_in, T.FLOAT, [1, 1, "H", "W"]))
-        outputs.append(h.make_tensor_value_info(state_out, T.FLOAT, [1, 1, "H", "W"]))
+def stage(name, kind, nodes, inputs, outputs, constants, halo=None):
+    """Writes the graph of one stage; gives its part of the manifest."""
     graph = h.make_graph(nodes, name, inputs, outputs, constants)
     model = h.make_model(graph, producer_name="fastvsr-tests", opset_imports=[h.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     folder = HERE / name
     folder.mkdir(exist_ok=True)
     data = model.SerializeToString(deterministic=True)
-    (folder / "decoder.onnx").write_bytes(data)
+    (folder / f"{kind}.onnx").write_bytes(data)
+    hash = hashlib.sha256(data).hexdigest()
+    halo = "" if halo is None else f"halo = {halo}\n"
+    return f'[stages.{kind}]\nfile = "{kind}.onnx"\nsha256 = "{hash}"\n{halo}'
+
+
+def package(name, nodes, constants, scale=4, states=(), time="", kind=T.UINT8, encoder="", halo=None):
+    """Writes one package with nothing but a decoder, which comes after the stage `encoder` if there is one."""
+    latent = h.make_tensor_value_info("latent", T.FLOAT, LATENT)
+    inputs = [latent if encoder else h.make_tensor_value_info("frames", kind, PIXELS)]
+    outputs = [h.make_tensor_value_info("frames_hr", T.UINT8, ["T", "Hs", "Ws", 3])]
+    for state_in, state_out in states:
+        inputs.append(h.make_tensor_value_info(state_in, T.FLOAT, [1, 1, "H", "W"]))
+        outputs.append(h.make_tensor_value_info(state_out, T.FLOAT, [1, 1, "H", "W"]))
+    stages = encoder + stage(name, "decoder", nodes, inputs, outputs, constants, halo)
     state = "".join(
         f'\n[[stages.decoder.state]]\ninput = "{i}"\noutput = "{o}"\nchannels = 1\nstride = 1\n' for i, o in states
     )
-    (folder / "model.toml").write_text(
+    (HERE / name / "model.toml").write_text(
         f"""format = 1
 name = "{name}"
 version = "1.0.0"
@@ -70,10 +80,7 @@ scale = {scale}
 [time]
 window = 4
 {time}
-[stages.decoder]
-file = "decoder.onnx"
-sha256 = "{hashlib.sha256(data).hexdigest()}"
-{state}"""
+{stages}{state}"""
     )
 
 
@@ -166,6 +173,63 @@ def slow():
     )
 
 
+def hunger(source, start, most, target="cost"):
+    """Asks for more memory than any machine can address if three axes of `source`, from `start` on, hold more than
+    `most` cells; `target` is zero."""
+    nodes = [
+        h.make_node("Shape", [source], ["shape"], start=start, end=start + 3),
+        h.make_node("ReduceProd", ["shape"], ["cells"], keepdims=1),
+        h.make_node("Greater", ["cells", "most"], ["hungry"]),
+        h.make_node("Cast", ["hungry"], ["once"], to=T.INT64),
+        h.make_node("Mul", ["once", "petabyte"], ["bytes"]),
+        h.make_node("ConstantOfShape", ["bytes"], ["memory"], value=h.make_tensor("", T.UINT8, [1], [0])),
+        h.make_node("Shape", ["memory"], ["had"]),
+        h.make_node("Cast", ["had"], ["had_float"], to=T.FLOAT),
+        h.make_node("Mul", ["had_float", "nothing"], [target]),
+    ]
+    return nodes, [const("most", [most], T.INT64), const("petabyte", [2**50], T.INT64), const("nothing", [0.0])]
+
+
+def hungry(name, encoder_most, decoder_most):
+    """The grey of every frame, brightened by the number of frames before it, as long as a run of the encoder gets no more
+    than so many pixels, of all frames together, and one of the decoder no more than so many."""
+    costs, constants = hunger("frames", 0, encoder_most)
+    encoder = stage(
+        name,
+        "encoder",
+        [
+            as_float(),
+            h.make_node("ReduceMean", ["pixels"], ["grey"], axes=[3]),
+            h.make_node("Transpose", ["grey"], ["planes"], perm=[0, 3, 1, 2]),
+            *costs,
+            h.make_node("Add", ["planes", "cost"], ["latent"]),
+        ],
+        [h.make_tensor_value_info("frames", T.UINT8, PIXELS)],
+        [h.make_tensor_value_info("latent", T.FLOAT, LATENT)],
+        constants,
+        halo=0,
+    )
+    nodes, enlarging = enlarge("brighter", 4)
+    costs, constants = hunger("latent", 1, decoder_most)
+    package(
+        name,
+        [
+            h.make_node("Transpose", ["latent"], ["grey"], perm=[0, 2, 3, 1]),
+            h.make_node("Concat", ["grey", "grey", "grey"], ["pixels"], axis=3),
+            *costs,
+            h.make_node("ReduceMax", ["count"], ["most_counted"], keepdims=0),
+            h.make_node("Mul", ["most_counted", "step"], ["offset"]),
+            h.make_node("Sum", ["pixels", "offset", "cost"], ["brighter"]),
+            h.make_node("Add", ["count", "one"], ["count_out"]),
+            *nodes,
+        ],
+        [*enlarging, *constants, const("step", float(STEP)), const("one", 1.0)],
+        states=[("count", "count_out")],
+        encoder=encoder,
+        halo=0,
+    )
+
+
 def picky(name, states=()):
     """Runs on frames 16 pixels wide, fails on others."""
     nodes, constants = enlarge("same", 4)
@@ -190,5 +254,7 @@ if __name__ == "__main__":
     neighbours()
     slow()
     growing()
+    hungry("hungry", 4096, 2048)
+    hungry("starving", 4096, 512)
     picky("picky")
     picky("picky-memory", [("memory", "memory_out")])

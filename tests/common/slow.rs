@@ -1,0 +1,93 @@
+//! Endless pipelines through a model that takes 300 ms for a frame, and how long what is done to them takes.
+
+use std::{
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use gst::prelude::*;
+use gstfastvsr::{
+    engine::{Engine, Key, Precision, Provider, load_runtime},
+    model::Source,
+};
+
+use super::{Pipeline, init, model};
+
+/// A run of the slow model takes several times as long.
+pub const AT_ONCE: Duration = Duration::from_millis(100);
+
+/// Endless video through the slow model.
+pub fn slow(window: u32) -> Pipeline {
+    Pipeline::new(&format!(
+        "videotestsrc name=source pattern=black ! video/x-raw,format=RGB,width=128,height=8,framerate=25/1 ! \
+         fastvsr name=vsr execution-provider=cpu window={window} model={} ! fakesink name=sink sync=false",
+        model("slow").display()
+    ))
+}
+
+/// Tells of every frame that reaches the element.
+pub fn arrivals(pipeline: &Pipeline) -> mpsc::Receiver<()> {
+    let (sender, receiver) = mpsc::channel();
+    let pad = pipeline.by_name("vsr").unwrap().static_pad("sink").unwrap();
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        let _ = sender.send(());
+        gst::PadProbeReturn::Ok
+    });
+    receiver
+}
+
+/// Plays until a run of the model is under way.
+#[track_caller]
+pub fn play_into_a_run(pipeline: &Pipeline) {
+    let arrivals = arrivals(pipeline);
+    pipeline.set_state(gst::State::Playing).unwrap();
+    // The second frame arrives when the first has left.
+    for _ in 0..2 {
+        arrivals.recv_timeout(Duration::from_secs(20)).expect("no frame arrives");
+    }
+    // Well into the run, which may not be over: it takes 300 ms.
+    std::thread::sleep(Duration::from_millis(50));
+}
+
+#[track_caller]
+pub fn timed(what: &str, limit: Duration, action: impl FnOnce()) -> Duration {
+    let begin = Instant::now();
+    action();
+    let took = begin.elapsed();
+    println!("{what}: {:.1} ms", took.as_secs_f64() * 1e3);
+    assert!(took < limit, "{what} took {took:?}");
+    took
+}
+
+pub fn change(pipeline: &Pipeline, state: gst::State) {
+    pipeline.set_state(state).unwrap();
+}
+
+pub fn flush_to(pipeline: &Pipeline, seconds: u64) {
+    pipeline.seek_simple(gst::SeekFlags::FLUSH, gst::ClockTime::from_seconds(seconds)).unwrap();
+}
+
+/// Waits until a frame has left the element.
+#[track_caller]
+pub fn wait_for_output(pipeline: &Pipeline) -> gst::Buffer {
+    let (sender, receiver) = mpsc::channel();
+    let pad = pipeline.by_name("vsr").unwrap().static_pad("src").unwrap();
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        let _ = sender.send(info.buffer().unwrap().clone());
+        gst::PadProbeReturn::Remove
+    });
+    receiver.recv_timeout(Duration::from_secs(20)).expect("no frame leaves")
+}
+
+/// The engine that elements with this model share.
+pub fn engine(name: &str) -> Arc<Engine> {
+    init();
+    let runtime = load_runtime(None, &[], |_, _| {}).unwrap();
+    let key = Key {
+        source: Source::find(model(name).to_str().unwrap()).unwrap(),
+        provider: Provider::Cpu,
+        device: 0,
+        precision: Precision::Auto,
+    };
+    Engine::open(runtime, &key).unwrap()
+}
