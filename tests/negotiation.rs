@@ -183,7 +183,7 @@ fn a_size_wanted_downstream_reaches_upstream() {
 #[test]
 fn a_size_that_is_no_multiple_is_not_negotiated() {
     let pipeline = Pipeline::new(&format!(
-        "videotestsrc num-buffers=2 ! fastvsr model={} ! video/x-raw,width=129 ! fakesink",
+        "videotestsrc num-buffers=2 ! fastvsr model={} ! video/x-raw,width=131 ! fakesink",
         model("nearest").display()
     ));
     pipeline.run_to_error();

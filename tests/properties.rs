@@ -113,6 +113,7 @@ fn the_list_is_complete() {
             "precision",
             "processing-latency",
             "runtime-library",
+            "scale",
             "scene-cuts",
             "stats",
             "window"

@@ -341,6 +341,7 @@ fn check(model: &str, scale: u32, window: u32, policy: &str, steps: &[Step]) -> 
     let element = fastvsr(model, window);
     element.set_property_from_str("on-overload", policy);
     element.set_property("qos", policy != "wait");
+    element.set_property("scale", scale);
     let mut stream = Stream::new(Rig::without_caps(&element), scale);
     for (n, one) in steps.iter().enumerate() {
         stream.step(n, one)?;
@@ -358,7 +359,7 @@ proptest! {
 
     #[test]
     fn any_stream_comes_out_frame_for_frame(
-        (model, scale) in prop::sample::select(vec![("nearest", 4), ("twice", 2)]),
+        (model, scale) in prop::sample::select(vec![("nearest", 4), ("nearest", 3), ("nearest", 2), ("twice", 2)]),
         window in 0u32..9,
         policy in prop::sample::select(vec!["wait", "shrink", "resize"]),
         steps in prop::collection::vec(step(), 0..70),

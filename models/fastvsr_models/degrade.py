@@ -2,9 +2,9 @@
 
 A degradation is a recipe, a string of steps joined by "+", applied in order to a whole clip:
 
-    bi                      x4 down by antialiased bicubic (a = -0.5), the literature's "BI"
-    bd                      Gaussian sigma 1.6, then every fourth pixel, the literature's "BD"
-    area                    x4 down by box averaging
+    bi                      down (x4 unless said otherwise) by antialiased bicubic (a = -0.5), the literature's "BI"
+    bd                      Gaussian sigma 0.4 x scale, then every fourth pixel, the literature's "BD"
+    area                    down by box averaging
     blurSX[xSY[@DEG]]       Gaussian blur, sigmas in pixels of the grid it acts on, angle in degrees
     noiseS                  Gaussian noise, sigma in 8-bit levels, independent per frame
     jpegQ                   JPEG per frame, quality Q
@@ -134,17 +134,17 @@ def jpeg(frame, quality):
     return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def degrade(clip, recipe, seed=0):
-    """uint8 [T, H, W, 3] -> uint8 [T, H/4, W/4, 3] by the recipe (see the top of this file). H and W must be multiples of 4."""
+def degrade(clip, recipe, seed=0, scale=4):
+    """uint8 [T, H, W, 3] -> uint8 [T, H/scale, W/scale, 3] by the recipe (see the top of this file). H, W: multiples of scale."""
     rng = np.random.default_rng(seed)
     for step in recipe.split("+"):
         name, *numbers = re.fullmatch(r"([a-z]+(?:26[45]-)?)([\d.]+)?(?:x([\d.]+))?(?:@([\d.]+))?", step).groups()
         first, second, angle = (float(n) if n else None for n in numbers)
-        height, width = clip.shape[1] // 4, clip.shape[2] // 4
+        height, width = clip.shape[1] // scale, clip.shape[2] // scale
         if name == "bi":
             clip = resize_bicubic(clip, height, width)
         elif name == "bd":
-            clip = blur(clip, 1.6, 1.6, 0)[:, 2::4, 2::4]
+            clip = blur(clip, 0.4 * scale, 0.4 * scale, 0)[:, scale // 2 :: scale, scale // 2 :: scale]
         elif name == "area":
             clip = np.stack([cv2.resize(f, (width, height), interpolation=cv2.INTER_AREA) for f in clip])
         elif name == "blur":

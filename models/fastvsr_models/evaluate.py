@@ -2,9 +2,9 @@
 
 python -m fastvsr_models.evaluate --clips DIR --degradation bi,bi+crf28 --upscalers bicubic,lanczos,element --out DIR
 
-Clips are cropped to multiples of 32 and used whole unless --frames or --size say otherwise. `table.md` has the mean and every
-clip, `scores.json` the numbers, `strip-*.png` the same part of one frame side by side: the degraded frame, each upscaler, the
-original. Measures are described in metrics.py.
+Clips are cropped to multiples of eight times the scale and used whole unless --frames or --size say otherwise. `table.md` has
+the mean and every clip, `scores.json` the numbers, `strip-*.png` the same part of one frame side by side: the degraded frame,
+each upscaler, the original. Measures are described in metrics.py.
 """
 
 import argparse
@@ -38,7 +38,8 @@ def centre(clip, height, width):
 
 def strip(lr, results, hr, height=192, width=256):
     """The centre of the last frame: LR by pixel repetition, every result, the original."""
-    panels = [lr.repeat(4, 1).repeat(4, 2), *results, hr]
+    scale = hr.shape[1] // lr.shape[1]
+    panels = [lr.repeat(scale, 1).repeat(scale, 2), *results, hr]
     return np.concatenate([centre(p[-1:], height, width)[0] for p in panels], 1)
 
 
@@ -66,19 +67,20 @@ def main():
     parser.add_argument("--out", required=True, help="folder for table.md, scores.json and strips")
     parser.add_argument("--frames", type=int, help="frames per clip (default: all)")
     parser.add_argument("--size", help="WIDTHxHEIGHT centre crop of the originals (default: whole)")
+    parser.add_argument("--scale", type=int, default=4, help="output pixels per input pixel, for what has a choice")
     parser.add_argument("--plugin-path", help="folder of the fastvsr plugin")
     parser.add_argument("--provider", default="cpu", choices=["cpu", "openvino", "openvino-bf16"], help="for package: and onnx:")
     args = parser.parse_args()
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    upscalers = {name: find(name, args.plugin_path, args.provider) for name in args.upscalers.split(",")}
+    upscalers = {name: find(name, args.plugin_path, args.provider, args.scale) for name in args.upscalers.split(",")}
     scores = {d: {name: {} for name in upscalers} for d in args.degradation.split(",")}
     for path in list_clips(args.clips):
-        hr = crop_to_multiple(read_clip(path, args.frames), 32)
+        hr = crop_to_multiple(read_clip(path, args.frames), 8 * args.scale)
         if args.size:
             hr = centre(hr, *map(int, reversed(args.size.split("x"))))
         for degradation in scores:
-            lr = degrade(hr, degradation)
+            lr = degrade(hr, degradation, scale=args.scale)
             results = []
             for name, upscale in upscalers.items():
                 start = time.time()

@@ -1,10 +1,11 @@
-"""Upscalers to compare, each a function of a uint8 RGB clip [T, H, W, 3] to [T, 4H, 4W, 3]. `find` knows them by name."""
+"""Upscalers to compare, each a function of a uint8 RGB clip [T, H, W, 3] to a larger one. `find` knows them by name."""
 
 import os
 import subprocess
 import sys
 import tempfile
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,12 @@ from PIL import Image
 from .degrade import resize_bicubic, to_uint8
 
 
-def bicubic(clip):
-    return resize_bicubic(clip, 4 * clip.shape[1], 4 * clip.shape[2])
+def bicubic(clip, scale=4):
+    return resize_bicubic(clip, scale * clip.shape[1], scale * clip.shape[2])
 
 
-def lanczos(clip):
-    size = 4 * clip.shape[2], 4 * clip.shape[1]
+def lanczos(clip, scale=4):
+    size = scale * clip.shape[2], scale * clip.shape[1]
     return np.stack([np.asarray(Image.fromarray(f).resize(size, Image.Resampling.LANCZOS)) for f in clip])
 
 
@@ -81,8 +82,8 @@ class Package:
 class Element:
     """The fastvsr element in a gst-launch pipeline, raw RGB in and out, so nothing is lost on the way."""
 
-    def __init__(self, model=None, plugin_path=None, properties=""):
-        self.model, self.properties = model, properties
+    def __init__(self, model=None, plugin_path=None, properties="", scale=4):
+        self.model, self.properties, self.scale = model, properties, scale
         # The plugin looks for ONNX Runtime in the active Python environment: this one, activated or not.
         self.environment = {"VIRTUAL_ENV": sys.prefix} | os.environ
         if plugin_path:
@@ -97,11 +98,14 @@ class Element:
             Path(folder, "in.rgb").write_bytes(rows.tobytes())
             command = ["gst-launch-1.0", "-q"]
             command += f"filesrc location={folder}/in.rgb blocksize={height * stride} ! rawvideoparse format=rgb".split()
-            command += f"width={width} height={height} framerate=25/1 ! fastvsr {self.properties}".split()
+            command += f"width={width} height={height} framerate=25/1 ! fastvsr scale={self.scale} {self.properties}".split()
             command += [f"model={self.model}"] if self.model else []
             command += f"! video/x-raw,format=RGB ! filesink location={folder}/out.rgb".split()
             subprocess.run(command, check=True, env=self.environment)
-            return np.fromfile(f"{folder}/out.rgb", np.uint8).reshape(frames, 4 * height, 4 * width, 3)
+            height, width = self.scale * height, self.scale * width
+            stride = -(-3 * width // 4) * 4
+            rows = np.fromfile(f"{folder}/out.rgb", np.uint8).reshape(frames, height, stride)
+            return rows[:, :, : 3 * width].reshape(frames, height, width, 3)
 
 
 class Ncnn:
@@ -139,13 +143,16 @@ class Onnx:
         return to_uint8(255 * np.stack(out)).transpose(0, 2, 3, 1)
 
 
-def find(name, plugin_path=None, provider="cpu"):
-    """An upscaler from its name on the command line: bicubic, lanczos, element[:DIR], package:DIR, ncnn:FILE, onnx:FILE."""
+def find(name, plugin_path=None, provider="cpu", scale=4):
+    """An upscaler from its name on the command line: bicubic, lanczos, element[:DIR], package:DIR, ncnn:FILE, onnx:FILE.
+
+    The last three have the scale of their network alone.
+    """
     kind, _, path = name.partition(":")
     makers = {
-        "bicubic": lambda: bicubic,
-        "lanczos": lambda: lanczos,
-        "element": lambda: Element(path or None, plugin_path),
+        "bicubic": lambda: partial(bicubic, scale=scale),
+        "lanczos": lambda: partial(lanczos, scale=scale),
+        "element": lambda: Element(path or None, plugin_path, scale=scale),
         "package": lambda: Package(path, provider),
         "ncnn": lambda: Ncnn(path),
         "onnx": lambda: Onnx(path, provider),

@@ -27,17 +27,18 @@ pub(super) fn template() -> gst::Caps {
     gst_video::VideoCapsBuilder::new().format_list(FORMATS).build()
 }
 
-/// What the other pad has when the pad in `direction` has `caps`.
+/// What the other pad may have when the pad in `direction` has `caps`, for every scale in `scales`, best first.
 ///
-/// From the sink pad's caps sizes are multiplied by `scale`; from the source pad's caps they are divided, and what is
-/// not a multiple of `scale` has no counterpart.
-pub(super) fn transform(direction: gst::PadDirection, caps: &gst::Caps, scale: i32) -> gst::Caps {
+/// From the sink pad's caps sizes are multiplied by the scale; from the source pad's caps they are divided, and what is
+/// not a multiple of it has no counterpart.
+pub(super) fn transform(direction: gst::PadDirection, caps: &gst::Caps, scales: &[i32]) -> gst::Caps {
     let mut other = gst::Caps::new_empty();
     // Interlaced video comes last of what is asked of upstream: an element that can send either sends progressive
     // video, and from one that cannot it is refused when its caps are set, where there is a way to say why.
     let mut interlaced = gst::Caps::new_empty();
     let (caps_mut, interlaced_mut) = (other.make_mut(), interlaced.make_mut());
-    for (structure, features) in caps.iter_with_features() {
+    let scales = caps.iter_with_features().flat_map(|caps| scales.iter().map(move |scale| (caps, *scale)));
+    for ((structure, features), scale) in scales {
         let mut structure = structure.to_owned();
         let scaled = ["width", "height"].into_iter().all(|side| match structure.value(side) {
             Ok(value) => match scale_value(direction, value, scale) {
@@ -120,8 +121,13 @@ mod tests {
 
     #[track_caller]
     fn check(direction: gst::PadDirection, from: &str, to: &str) {
+        check_scales(direction, from, to, &[4]);
+    }
+
+    #[track_caller]
+    fn check_scales(direction: gst::PadDirection, from: &str, to: &str, scales: &[i32]) {
         gst::init().unwrap();
-        let got = transform(direction, &gst::Caps::from_str(from).unwrap(), 4);
+        let got = transform(direction, &gst::Caps::from_str(from).unwrap(), scales);
         let expected = gst::Caps::from_str(to).unwrap();
         assert!(got.is_strictly_equal(&expected), "{from}: expected {expected}, got {got}");
     }
@@ -168,6 +174,24 @@ mod tests {
             Src,
             "video/x-raw, width={1280, 1281}, interlace-mode=mixed",
             "video/x-raw, width={320}, interlace-mode=mixed",
+        );
+    }
+
+    #[test]
+    fn the_largest_scale_comes_first() {
+        check_scales(
+            Sink,
+            "video/x-raw, format=NV12, width=2; video/x-raw, format=RGB, width=3",
+            "video/x-raw, format=NV12, width=8; video/x-raw, format=NV12, width=4; \
+             video/x-raw, format=RGB, width=12; video/x-raw, format=RGB, width=6",
+            &[4, 2],
+        );
+        check_scales(
+            Src,
+            "video/x-raw, width=12, interlace-mode=progressive",
+            "video/x-raw, width=3, interlace-mode=progressive; video/x-raw, width=4, interlace-mode=progressive; \
+             video/x-raw, width=6, interlace-mode=progressive",
+            &[4, 3, 2],
         );
     }
 

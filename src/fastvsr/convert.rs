@@ -15,9 +15,11 @@ use crate::frames::{self, Size};
 pub(super) struct Convert {
     input: VideoInfo,
     output: VideoInfo,
-    /// RGB of the output's size, with the rows of the padded tensor.
+    /// RGB of the output's size: with the rows of the padded tensor, or as `shrink` makes it.
     rgb_hr: VideoInfo,
     unpack: Unpack,
+    /// From the model's scale to the stream's, where that is smaller.
+    shrink: Option<Shrink>,
     pack: Pack,
     alpha: Option<Alpha>,
     /// From the stream's small frames to its large ones, and between tensors, without the model; made when first needed.
@@ -26,6 +28,15 @@ pub(super) struct Convert {
     size: Size,
     padded: Size,
     padded_hr: Size,
+}
+
+/// Makes decoded frames smaller, each output pixel from all that it covers.
+#[derive(Debug)]
+struct Shrink {
+    /// The frame as it lies in the padded tensor.
+    whole: VideoInfo,
+    converter: gst_video::VideoConverter,
+    scratch: gst::Buffer,
 }
 
 /// Interpolates padded tensors.
@@ -73,8 +84,8 @@ pub(super) struct Converted {
 }
 
 impl Convert {
-    /// Prepares for frames of `input` that leave as `output`; the model wants frames padded to `multiple` and returns
-    /// them `scale` times as large.
+    /// Prepares for frames of `input` that leave as `output`; the model wants frames of the size `padded` and returns
+    /// them `scale` times as large, which is at least as large as the output.
     pub(super) fn new(
         input: &VideoInfo,
         output: &VideoInfo,
@@ -83,8 +94,16 @@ impl Convert {
     ) -> Result<Self, glib::BoolError> {
         let size = Size { width: input.width() as usize, height: input.height() as usize };
         let padded_hr = padded.scaled(scale);
-        let rgb = rgb_like(input, size.rgb_stride())?;
-        let rgb_hr = rgb_like(output, padded_hr.rgb_stride())?;
+        let rgb = rgb_like(input, size, size.rgb_stride())?;
+        let size_hr = Size { width: output.width() as usize, height: output.height() as usize };
+        let (rgb_hr, shrink) = if size_hr == size.scaled(scale) {
+            (rgb_like(output, size_hr, padded_hr.rgb_stride())?, None)
+        } else {
+            let whole = rgb_like(output, size.scaled(scale), padded_hr.rgb_stride())?;
+            let rgb_hr = rgb_like(output, size_hr, size_hr.rgb_stride())?;
+            let shrink = Shrink::new(whole, &rgb_hr)?;
+            (rgb_hr, Some(shrink))
+        };
         let unpack = Unpack::new(input, &rgb)?;
         let converter = |from: &VideoInfo, to: &VideoInfo| gst_video::VideoConverter::new(from, to, Some(options(to)));
         let pack = match Bands::new(output, converter)? {
@@ -96,7 +115,20 @@ impl Convert {
             _ => None,
         };
         let (input, output) = (input.clone(), output.clone());
-        Ok(Self { input, output, rgb_hr, unpack, pack, alpha, resize: None, enlarge: None, size, padded, padded_hr })
+        Ok(Self {
+            input,
+            output,
+            rgb_hr,
+            unpack,
+            shrink,
+            pack,
+            alpha,
+            resize: None,
+            enlarge: None,
+            size,
+            padded,
+            padded_hr,
+        })
     }
 
     /// Size of the tensors that [`Self::read`] makes.
@@ -110,11 +142,12 @@ impl Convert {
     }
 
     /// Bytes that frames take beside the tensors of the engine: an output frame that is written, unless it is the decoded
-    /// tensor, one that downstream holds, and alpha.
+    /// tensor, one that downstream holds, one that is made smaller, and alpha.
     pub(super) fn bytes(&self) -> usize {
-        let is_tensor = self.output.format() == VideoFormat::Rgb && self.size == self.padded;
+        let shrunk = self.shrink.as_ref().map_or(0, |shrink| shrink.scratch.size());
+        let is_tensor = self.output.format() == VideoFormat::Rgb && self.size == self.padded && shrunk == 0;
         let alpha = self.alpha.as_ref().map_or(0, |alpha| alpha.gray_hr.size());
-        self.output.size() * if is_tensor { 1 } else { 2 } + alpha
+        self.output.size() * if is_tensor { 1 } else { 2 } + shrunk + alpha
     }
 
     /// Reads an input buffer.
@@ -149,6 +182,7 @@ impl Convert {
         };
         self.output.format() == VideoFormat::Rgb
             && self.size == self.padded
+            && self.shrink.is_none()
             && rows
             && buffer.n_memory() == 1
             && buffer.size() == self.output_bytes()
@@ -163,8 +197,12 @@ impl Convert {
     ) -> Result<(), glib::BoolError> {
         check_layout(buffer, &self.output)?;
         let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, &self.output)?;
+        let tensor = match &mut self.shrink {
+            Some(shrink) => shrink.run(tensor, &self.rgb_hr)?,
+            None => tensor,
+        };
         match &mut self.pack {
-            Pack::Yuv(bands) => bands.write(&*tensor.map_readable()?, self.padded_hr.rgb_stride(), &mut frame)?,
+            Pack::Yuv(bands) => bands.write(&*tensor.map_readable()?, self.rgb_hr.stride()[0] as usize, &mut frame)?,
             Pack::Rgb(converter) => {
                 let rgb = VideoFrameRef::from_buffer_ref_readable(tensor, &self.rgb_hr)?;
                 converter.frame_ref(&rgb, &mut frame);
@@ -220,6 +258,21 @@ impl Convert {
         let from = VideoFrameRef::from_buffer_ref_readable(&input, small)?;
         converter.frame_ref(&from, &mut VideoFrameRef::from_buffer_ref_writable(output, large)?);
         Ok(())
+    }
+}
+
+impl Shrink {
+    fn new(whole: VideoInfo, small: &VideoInfo) -> Result<Self, glib::BoolError> {
+        let converter = gst_video::VideoConverter::new(&whole, small, Some(options(&whole)))?;
+        Ok(Self { whole, converter, scratch: gst::Buffer::with_size(small.size())? })
+    }
+
+    fn run(&mut self, tensor: &gst::BufferRef, small: &VideoInfo) -> Result<&gst::BufferRef, glib::BoolError> {
+        let from = VideoFrameRef::from_buffer_ref_readable(tensor, &self.whole)?;
+        let mut to = VideoFrameRef::from_buffer_ref_writable(self.scratch.make_mut(), small)?;
+        self.converter.frame_ref(&from, &mut to);
+        drop(to);
+        Ok(&self.scratch)
     }
 }
 
@@ -315,8 +368,8 @@ fn check_layout(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), glib::B
     Ok(())
 }
 
-/// RGB of the size of `info`, in the same primaries and transfer function.
-fn rgb_like(info: &VideoInfo, stride: usize) -> Result<VideoInfo, glib::BoolError> {
+/// RGB frames of `size` with rows of `stride` bytes, in the primaries and transfer function of `info`.
+fn rgb_like(info: &VideoInfo, size: Size, stride: usize) -> Result<VideoInfo, glib::BoolError> {
     let transfer = match info.colorimetry().transfer() {
         VideoTransferFunction::Unknown => VideoTransferFunction::Srgb,
         transfer => transfer,
@@ -327,13 +380,13 @@ fn rgb_like(info: &VideoInfo, stride: usize) -> Result<VideoInfo, glib::BoolErro
         transfer,
         info.colorimetry().primaries(),
     );
-    VideoInfo::builder(VideoFormat::Rgb, info.width(), info.height())
+    VideoInfo::builder(VideoFormat::Rgb, size.width as u32, size.height as u32)
         .fps(info.fps())
         .par(info.par())
         .colorimetry(&colorimetry)
         .stride(&[stride as i32])
         .offset(&[0])
-        .size(stride * info.height() as usize)
+        .size(stride * size.height)
         .build()
 }
 

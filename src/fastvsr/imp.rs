@@ -79,6 +79,8 @@ struct Shared {
     /// Delay of the window, and frames in it.
     window_delay: gst::ClockTime,
     window_frames: u32,
+    /// Output pixels per input pixel; 0 before there are caps.
+    scale: u32,
     /// What the last LATENCY answer allowed for the upscaling of a window.
     processing: gst::ClockTime,
     frame_duration: gst::ClockTime,
@@ -86,8 +88,25 @@ struct Shared {
 }
 
 impl FastVsr {
+    /// Scales that caps may be related by, best first.
+    fn scales(&self) -> Vec<i32> {
+        let chosen = lock(&self.settings).scale;
+        match chosen {
+            Some(scale) => vec![scale as i32],
+            None => (2..=self.model_scale() as i32).rev().collect(),
+        }
+    }
+
+    /// Why the scale that is set cannot be had.
+    fn scale_refusal(&self) -> Option<String> {
+        let scale = lock(&self.settings).scale? as usize;
+        let most = self.model_scale();
+        (!(2..=most).contains(&scale))
+            .then(|| format!("expected a scale from 2 to {most}, the model's own, got {scale}"))
+    }
+
     /// The model's scale, also before the model is loaded.
-    fn scale(&self) -> usize {
+    fn model_scale(&self) -> usize {
         if let Some(engine) = lock(&self.engine).as_ref() {
             return engine.scale();
         }
@@ -367,7 +386,7 @@ impl ObjectImpl for FastVsr {
     fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
         lock(&self.settings).set(pspec.name(), value);
         match pspec.name() {
-            "passthrough" => self.obj().reconfigure_src(),
+            "passthrough" | "scale" => self.obj().reconfigure_src(),
             "processing-latency" => self.post_latency(),
             _ => {}
         }
@@ -425,7 +444,11 @@ impl BaseTransformImpl for FastVsr {
         if lock(&self.settings).passthrough {
             return Ok(());
         }
-        self.open_engine().map(drop).map_err(|err| error_message(&err))
+        self.open_engine().map_err(|err| error_message(&err))?;
+        match self.scale_refusal() {
+            Some(reason) => Err(gst::error_msg!(gst::LibraryError::Settings, ("{reason}"))),
+            None => Ok(()),
+        }
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
@@ -443,7 +466,7 @@ impl BaseTransformImpl for FastVsr {
         let other = if lock(&self.settings).passthrough {
             caps.clone()
         } else {
-            caps::transform(direction, caps, self.scale() as i32)
+            caps::transform(direction, caps, &self.scales())
         };
         Some(match filter {
             Some(filter) => filter.intersect_with_mode(&other, gst::CapsIntersectMode::First),
@@ -533,7 +556,7 @@ impl BaseTransformImpl for FastVsr {
     fn src_event(&self, event: gst::Event) -> bool {
         let event = match event.view() {
             gst::EventView::Navigation(_) if !self.obj().is_passthrough() => {
-                metas::scale_navigation(event, self.scale())
+                metas::scale_navigation(event, lock(&self.shared).scale.max(1))
             }
             gst::EventView::Latency(latency) => {
                 lock(&self.shared).deadlines.configured = Some(latency.latency());
@@ -598,7 +621,9 @@ impl VideoFilterImpl for FastVsr {
         _outcaps: &gst::Caps,
         output: &VideoInfo,
     ) -> Result<(), gst::LoggableError> {
-        if let Some(reason) = caps::refusal(input) {
+        let passthrough = lock(&self.settings).passthrough;
+        let refusal = caps::refusal(input).or_else(|| self.scale_refusal().filter(|_| !passthrough));
+        if let Some(reason) = refusal {
             gst::element_imp_error!(self, gst::CoreError::Negotiation, ("{reason}"));
             return Err(gst::loggable_error!(CAT, "{reason}"));
         }
@@ -634,6 +659,7 @@ impl VideoFilterImpl for FastVsr {
             let mut shared = lock(&self.shared);
             let delay = state.as_ref().map_or(0, Streaming::delay) as u64;
             shared.frame_duration = frame_duration(input);
+            shared.scale = output.width() / input.width();
             shared.window_delay = shared.frame_duration * delay;
             shared.window_frames = delay as u32 + 1;
             shared.stats.padded = state.as_ref().map(Streaming::padded);

@@ -58,13 +58,13 @@ fn scale_overlay(
     VideoOverlayComposition::new(&rectangles).ok()
 }
 
-/// A navigation event with its pointer where it is in the input frame.
-pub(super) fn scale_navigation(event: gst::Event, scale: usize) -> gst::Event {
+/// A navigation event with its pointer where it is in the input frame, which is `scale` times smaller.
+pub(super) fn scale_navigation(event: gst::Event, scale: u32) -> gst::Event {
     let mut event = event;
     let structure = event.make_mut().structure_mut();
     for field in ["pointer_x", "pointer_y"] {
         if let Ok(position) = structure.get::<f64>(field) {
-            structure.set(field, position / scale as f64);
+            structure.set(field, position / f64::from(scale));
         }
     }
     event

@@ -15,6 +15,9 @@ use crate::{
 /// Largest window, in frames; the same limit as in a model's manifest.
 const MAX_WINDOW: u32 = 1024;
 
+/// Largest scale; the same limit as in a model's manifest.
+const MAX_SCALE: u32 = 16;
+
 /// What the user has set.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
@@ -23,6 +26,8 @@ pub(super) struct Settings {
     pub(super) device: i32,
     pub(super) precision: Precision,
     pub(super) window: u32,
+    /// `None`: what downstream asks for, else the model's.
+    pub(super) scale: Option<u32>,
     /// `None`: measured.
     pub(super) processing_latency: Option<gst::ClockTime>,
     pub(super) runtime_library: Option<PathBuf>,
@@ -41,6 +46,7 @@ impl Default for Settings {
             device: 0,
             precision: Precision::default(),
             window: 0,
+            scale: None,
             processing_latency: None,
             runtime_library: None,
             passthrough: false,
@@ -84,6 +90,13 @@ pub(super) static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
             .maximum(MAX_WINDOW)
             .default_value(default.window)
             .mutable_ready()
+            .build(),
+        glib::ParamSpecUInt::builder("scale")
+            .nick("Scale")
+            .blurb("Output pixels per input pixel along each axis, 2 to the model's own; less than that is upscaled by the model and then made smaller (0 = what downstream asks for, else the model's own)")
+            .maximum(MAX_SCALE)
+            .default_value(default.scale.unwrap_or(0))
+            .mutable_playing()
             .build(),
         glib::ParamSpecUInt64::builder("processing-latency")
             .nick("Processing latency")
@@ -135,6 +148,7 @@ impl Settings {
             "device-id" => self.device = get(value),
             "precision" => self.precision = get(value),
             "window" => self.window = get(value),
+            "scale" => self.scale = Some(get(value)).filter(|scale| *scale > 0),
             "processing-latency" => {
                 self.processing_latency =
                     Some(get(value)).filter(|ns| *ns != u64::MAX).map(gst::ClockTime::from_nseconds)
@@ -156,6 +170,7 @@ impl Settings {
             "device-id" => self.device.to_value(),
             "precision" => self.precision.to_value(),
             "window" => self.window.to_value(),
+            "scale" => self.scale.unwrap_or(0).to_value(),
             "processing-latency" => self.processing_latency.map_or(u64::MAX, gst::ClockTime::nseconds).to_value(),
             "runtime-library" => self.runtime_library.as_ref().map(|path| path.display().to_string()).to_value(),
             "passthrough" => self.passthrough.to_value(),
