@@ -80,7 +80,7 @@ struct Context {
 /// What went in, and must come out.
 #[derive(Debug, PartialEq)]
 enum Item {
-    Frame { carried: String, level: u8, context: Context },
+    Frame { carried: String, level: u8, context: Box<Context> },
     Event(String),
 }
 
@@ -191,7 +191,7 @@ impl Stream {
                     let level = plane(&buffer, info, 0);
                     let (low, high) = (level.iter().min().unwrap(), level.iter().max().unwrap());
                     assert!(high - low <= 1, "not flat: {low} to {high}");
-                    let (carried, context) = (carried(&buffer, self.scale), self.seen.clone());
+                    let (carried, context) = (carried(&buffer, self.scale), Box::new(self.seen.clone()));
                     items.push(Item::Frame { carried, level: *low, context });
                 }
                 Out::Event(event) => match event.view() {
@@ -257,7 +257,7 @@ impl Stream {
                 if flags.contains(gst::BufferFlags::DISCONT) {
                     self.safe = self.pushed.len();
                 }
-                let context = self.context.clone();
+                let context = Box::new(self.context.clone());
                 self.pushed.push(Item::Frame { carried: carried(&buffer, 1), level, context });
                 prop_assert_eq!(self.rig.push(buffer), Ok(gst::FlowSuccess::Ok));
             }
