@@ -4,8 +4,11 @@
 //! gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! videoconvert ! fastvsr ! videoconvert ! x264enc ! mp4mux ! filesink location=out.mp4
 //! ]|
 //!
-//! Arrows between the modules go one way: `fastvsr` (the element) -> `window`, `frames`, `scene`, `tiling`, `engine` -> `model`.
+//! Arrows between the modules go one way: `fastvsr` (the element) -> `window`, `frames`, `scene`, `tiling`,
+//! `color_fix`, `depth`, `engine` -> `model`.
 
+pub mod color_fix;
+pub mod depth;
 pub mod engine;
 pub mod fastvsr;
 pub mod frames;

@@ -2,25 +2,11 @@
 
 mod common;
 
-use common::*;
-
+use common::{
+    samples::{FORMATS, Sample, each_sample, get, put},
+    *,
+};
 use gst_video::{VideoFormat, VideoFrameRef, VideoInfo, prelude::*};
-
-const FORMATS: [VideoFormat; 13] = [
-    VideoFormat::Rgb,
-    VideoFormat::Bgr,
-    VideoFormat::Rgbx,
-    VideoFormat::Bgrx,
-    VideoFormat::Rgba,
-    VideoFormat::Bgra,
-    VideoFormat::I420,
-    VideoFormat::Nv12,
-    VideoFormat::Y42b,
-    VideoFormat::Y444,
-    VideoFormat::Gray8,
-    VideoFormat::I42010le,
-    VideoFormat::P01010le,
-];
 
 fn video_info(format: VideoFormat, width: u32, height: u32) -> VideoInfo {
     init();
@@ -33,47 +19,11 @@ fn colour(info: &VideoInfo) -> [u16; 4] {
     if info.is_rgb() { [180, 90, 60, 200] } else { [120 * deep, 100 * deep, 160 * deep, 0] }
 }
 
-/// Calls with every component's number, sample, and place in memory.
-fn each_sample(info: &VideoInfo, strides: &[i32], offsets: &[usize], mut visit: impl FnMut(usize, usize)) {
-    for component in 0..info.n_components() as usize {
-        let (width, height) = (info.comp_width(component as u8), info.comp_height(component as u8));
-        let plane = info.comp_plane(component as u8) as usize;
-        // GStreamer gives the offset of P010's V in samples, not in bytes.
-        let offset = info.comp_poffset(component as u8) as usize * (info.comp_depth(0) as usize).div_ceil(8);
-        for y in 0..height as usize {
-            for x in 0..width as usize {
-                let at = offsets[plane]
-                    + y * strides[plane] as usize
-                    + x * info.comp_pstride(component as u8) as usize
-                    + offset;
-                visit(component, at);
-            }
-        }
-    }
-}
-
-fn put(data: &mut [u8], info: &VideoInfo, at: usize, value: u16) {
-    match info.comp_depth(0) {
-        8 => data[at] = value as u8,
-        _ => {
-            let value = value << info.format_info().shift()[0];
-            data[at..at + 2].copy_from_slice(&value.to_le_bytes());
-        }
-    }
-}
-
-fn get(data: &[u8], info: &VideoInfo, at: usize) -> u16 {
-    match info.comp_depth(0) {
-        8 => u16::from(data[at]),
-        _ => u16::from_le_bytes([data[at], data[at + 1]]) >> info.format_info().shift()[0],
-    }
-}
-
 /// A frame of one colour, in memory laid out as `strides`, `offsets` and `size` say, the gaps filled with noise.
 fn coloured(info: &VideoInfo, strides: &[i32], offsets: &[usize], size: usize) -> gst::Buffer {
     let mut data = vec![0xa5; size];
     let colour = colour(info);
-    each_sample(info, strides, offsets, |component, at| put(&mut data, info, at, colour[component]));
+    each_sample(info, strides, offsets, |sample| put(&mut data, info, sample.at, colour[sample.component]));
     gst::Buffer::from_mut_slice(data)
 }
 
@@ -84,7 +34,7 @@ fn has_colour(buffer: &gst::Buffer, info: &VideoInfo) {
     let tolerance = if info.comp_depth(0) == 10 { 4 } else { 1 };
     let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info).unwrap();
     let map = buffer.map_readable().unwrap();
-    each_sample(info, frame.plane_stride(), frame.plane_offset(), |component, at| {
+    each_sample(info, frame.plane_stride(), frame.plane_offset(), |Sample { component, at, .. }| {
         let got = get(&map, info, at);
         assert!(
             got.abs_diff(colour[component]) <= tolerance,

@@ -88,6 +88,11 @@ fn on_overload() {
 }
 
 #[test]
+fn color_fix() {
+    takes("color-fix", "none", &["mean", "wavelet", "none"]);
+}
+
+#[test]
 fn no_model_is_the_default_model() {
     let element = element();
     element.set_property("model", None::<String>);
@@ -104,6 +109,7 @@ fn the_list_is_complete() {
     assert_eq!(
         sorted,
         [
+            "color-fix",
             "device-id",
             "execution-provider",
             "max-memory",

@@ -1,6 +1,6 @@
 //! Owns the conversion between a stream's pixel format and the 8-bit RGB tensors of the engine, done by
 //! `GstVideoConverter` and, between YUV and RGB, by `colour` with the stream's own colorimetry. Alpha does not pass
-//! through the model: it is scaled beside it.
+//! through the model, nor do bits beyond the eighth: they are scaled beside it.
 
 use gst_video::{VideoFormat, VideoFrameRef, VideoInfo, VideoTransferFunction, prelude::*, video_converter};
 
@@ -8,7 +8,10 @@ use super::{
     bands::Bands,
     colour::{self, Matrix},
 };
-use crate::frames::{self, Size};
+use crate::{
+    depth,
+    frames::{self, Size},
+};
 
 /// Converts one stream, from its caps to its caps scaled.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub(super) struct Convert {
     /// From the stream's small frames to its large ones, and between tensors, without the model; made when first needed.
     resize: Option<gst_video::VideoConverter>,
     enlarge: Option<Enlarge>,
+    /// Memory for a frame without the model, used again and again.
+    interpolated: Option<gst::Buffer>,
     size: Size,
     padded: Size,
     padded_hr: Size,
@@ -79,8 +84,18 @@ struct Alpha {
 pub(super) struct Converted {
     /// Padded RGB tensor for the engine.
     pub(super) tensor: Vec<u8>,
-    /// Alpha of the input's size, if the format has one.
-    pub(super) alpha: Option<gst::Buffer>,
+    /// What [`Convert::write`] wants with it.
+    pub(super) beside: Beside,
+}
+
+/// What does not pass through the model.
+#[derive(Debug)]
+pub(super) enum Beside {
+    Nothing,
+    /// Alpha of the input's size.
+    Alpha(gst::Buffer),
+    /// A copy of the frame, for the bits of its samples beyond the eighth.
+    Depth(gst::Buffer),
 }
 
 impl Convert {
@@ -125,10 +140,16 @@ impl Convert {
             alpha,
             resize: None,
             enlarge: None,
+            interpolated: None,
             size,
             padded,
             padded_hr,
         })
+    }
+
+    /// Size of the input.
+    pub(super) fn size(&self) -> Size {
+        self.size
     }
 
     /// Size of the tensors that [`Self::read`] makes.
@@ -142,12 +163,13 @@ impl Convert {
     }
 
     /// Bytes that frames take beside the tensors of the engine: an output frame that is written, unless it is the decoded
-    /// tensor, one that downstream holds, one that is made smaller, and alpha.
+    /// tensor, one that downstream holds, one that is made smaller, alpha, and what has the bits beyond the eighth.
     pub(super) fn bytes(&self) -> usize {
         let shrunk = self.shrink.as_ref().map_or(0, |shrink| shrink.scratch.size());
         let is_tensor = self.output.format() == VideoFormat::Rgb && self.size == self.padded && shrunk == 0;
         let alpha = self.alpha.as_ref().map_or(0, |alpha| alpha.gray_hr.size());
-        self.output.size() * if is_tensor { 1 } else { 2 } + shrunk + alpha
+        let frames = if is_tensor { 1 } else { 2 } + usize::from(self.input.comp_depth(0) > 8);
+        self.output.size() * frames + shrunk + alpha
     }
 
     /// Reads an input buffer.
@@ -169,8 +191,12 @@ impl Convert {
             }
             None => frames::pad(&pixels, stride, size, self.padded),
         };
-        let alpha = self.alpha.as_ref().map(|alpha| alpha.read(&frame, self.size)).transpose()?;
-        Ok(Converted { tensor, alpha })
+        let beside = match &self.alpha {
+            Some(alpha) => Beside::Alpha(alpha.read(&frame, self.size)?),
+            None if self.input.comp_depth(0) > 8 => Beside::Depth(buffer.copy_deep()?),
+            None => Beside::Nothing,
+        };
+        Ok(Converted { tensor, beside })
     }
 
     /// Whether the engine can decode straight into `buffer`: RGB in one piece, without gaps or padding.
@@ -192,7 +218,7 @@ impl Convert {
     pub(super) fn write(
         &mut self,
         tensor: &gst::BufferRef,
-        alpha: Option<&gst::BufferRef>,
+        beside: &Beside,
         buffer: &mut gst::BufferRef,
     ) -> Result<(), glib::BoolError> {
         check_layout(buffer, &self.output)?;
@@ -208,10 +234,44 @@ impl Convert {
                 converter.frame_ref(&rgb, &mut frame);
             }
         }
-        match (&self.alpha, alpha) {
-            (Some(scaler), Some(alpha)) => scaler.write(alpha, &mut frame),
+        match (beside, &self.alpha) {
+            (Beside::Alpha(alpha), Some(scaler)) => scaler.write(alpha, &mut frame),
+            (Beside::Depth(input), _) => {
+                drop(frame);
+                self.deepen(input, buffer)
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Gives the frame in `output`, which was 8-bit RGB, the bits that the input frame has beyond the eighth.
+    fn deepen(&mut self, input: &gst::BufferRef, output: &mut gst::BufferRef) -> Result<(), glib::BoolError> {
+        let mut interpolated = match self.interpolated.take() {
+            Some(interpolated) => interpolated,
+            None => gst::Buffer::with_size(self.output.size())?,
+        };
+        self.resize(input, interpolated.make_mut())?;
+        {
+            let from = VideoFrameRef::from_buffer_ref_readable(&interpolated, &self.output)?;
+            let mut to = VideoFrameRef::from_buffer_ref_writable(output, &self.output)?;
+            let level = 1 << (self.output.comp_depth(0) - 8 + self.output.format_info().shift()[0]);
+            for (plane, component) in (0..self.output.n_planes()).zip(0..) {
+                // Planes begin with the component of their number; in P010 another one lies between its samples.
+                let row = self.output.comp_width(component) as usize * self.output.comp_pstride(component) as usize;
+                let size = Size { width: row / 2, height: self.output.comp_height(component) as usize };
+                let (from_stride, to_stride) = (from.plane_stride()[plane as usize], to.plane_stride()[plane as usize]);
+                colour::in_bands(
+                    from.plane_data(plane)?,
+                    from_stride as usize,
+                    to.plane_data_mut(plane)?,
+                    to_stride as usize,
+                    size,
+                    |from, to| depth::deepen(&mut to[..row], &from[..row], level),
+                );
+            }
+        }
+        self.interpolated = Some(interpolated);
+        Ok(())
     }
 }
 

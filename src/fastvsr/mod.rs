@@ -17,7 +17,10 @@ use gst::prelude::*;
 
 pub use overload::OnOverload;
 
-use crate::engine::{Precision, Provider};
+use crate::{
+    color_fix::ColorFix,
+    engine::{Precision, Provider},
+};
 
 glib::wrapper! {
     /// The `fastvsr` element: W x H video in, `scale` W x `scale` H video out, frame for frame.
@@ -32,6 +35,7 @@ glib::wrapper! {
 pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     Provider::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     Precision::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+    ColorFix::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     OnOverload::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     gst::Element::register(Some(plugin), "fastvsr", gst::Rank::NONE, FastVsr::static_type())
 }

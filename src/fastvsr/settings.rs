@@ -8,6 +8,7 @@ use once_cell::sync::Lazy;
 
 use super::overload::OnOverload;
 use crate::{
+    color_fix::ColorFix,
     engine::{Precision, Provider},
     model,
 };
@@ -36,6 +37,7 @@ pub(super) struct Settings {
     /// Bytes; `None`: no limit.
     pub(super) max_memory: Option<u64>,
     pub(super) on_overload: OnOverload,
+    pub(super) color_fix: ColorFix,
 }
 
 impl Default for Settings {
@@ -53,6 +55,7 @@ impl Default for Settings {
             scene_cuts: true,
             max_memory: None,
             on_overload: OnOverload::default(),
+            color_fix: ColorFix::default(),
         }
     }
 }
@@ -131,6 +134,11 @@ pub(super) static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
             .blurb("What to do with frames that the model would deliver too late, by the clock of a live pipeline or by QoS events")
             .mutable_ready()
             .build(),
+        glib::ParamSpecEnum::builder_with_default("color-fix", default.color_fix)
+            .nick("Colour fix")
+            .blurb("How frames get the colours of the input back, for models that change them")
+            .mutable_ready()
+            .build(),
         glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
             .nick("Statistics")
             .blurb("Frames in and out, shrunk and resized ones, overloads, windows, scene cuts, side of the tiles, times that memory ran out, mean milliseconds a frame per stage, frames a second, provider, model")
@@ -158,6 +166,7 @@ impl Settings {
             "scene-cuts" => self.scene_cuts = get(value),
             "max-memory" => self.max_memory = Some(get(value)).filter(|bytes| *bytes > 0),
             "on-overload" => self.on_overload = get(value),
+            "color-fix" => self.color_fix = get(value),
             _ => unreachable!("GObject knows the properties"),
         }
     }
@@ -177,6 +186,7 @@ impl Settings {
             "scene-cuts" => self.scene_cuts.to_value(),
             "max-memory" => self.max_memory.unwrap_or(0).to_value(),
             "on-overload" => self.on_overload.to_value(),
+            "color-fix" => self.color_fix.to_value(),
             _ => unreachable!("GObject knows the properties"),
         }
     }

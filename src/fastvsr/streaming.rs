@@ -10,11 +10,12 @@ use std::{
 use gst_video::VideoInfo;
 
 use super::{
-    convert::Convert,
+    convert::{Beside, Convert},
     overload::{Effort, OnOverload, Overload},
     settings::Settings,
 };
 use crate::{
+    color_fix::ColorFix,
     engine::{Build, Cancel, Engine, Error, Stream, Timings},
     frames::{RGB, Size},
     scene::CutDetector,
@@ -49,7 +50,7 @@ pub(super) enum Next {
 pub(super) struct Frame {
     /// A buffer without memory: timestamps, flags and metas of the input. Upstream has its memory back already.
     pub(super) metadata: gst::Buffer,
-    alpha: Option<gst::Buffer>,
+    beside: Beside,
     source: Source,
 }
 
@@ -57,7 +58,7 @@ impl Frame {
     /// How it is upscaled.
     pub(super) fn effort(&self) -> Effort {
         match self.source {
-            Source::Engine => Effort::Whole,
+            Source::Engine(_) => Effort::Whole,
             Source::EngineAnd(_) => Effort::Middle,
             Source::Input(_) => Effort::Resize,
         }
@@ -67,7 +68,8 @@ impl Frame {
 /// Where an output frame's pixels come from.
 #[derive(Debug)]
 enum Source {
-    Engine,
+    /// The engine, and from the padded input frame its colours, if they are to be fixed.
+    Engine(Option<Arc<Vec<u8>>>),
     /// The middle from the engine, the rest from the padded input frame.
     EngineAnd(Arc<Vec<u8>>),
     /// The input buffer, which leaves at once.
@@ -139,6 +141,7 @@ pub(super) struct Streaming {
     pub(super) input: VideoInfo,
     pub(super) output: VideoInfo,
     convert: Convert,
+    color_fix: ColorFix,
     scale: usize,
     /// By [`Effort`]: the whole frame, then its middle if that may be needed.
     lanes: Vec<Lane>,
@@ -170,7 +173,7 @@ impl Streaming {
     ) -> Result<Self, Failure> {
         let padded = engine.padded(Size { width: input.width() as usize, height: input.height() as usize });
         let convert = Convert::new(input, output, padded, engine.scale())?;
-        let beside = convert.bytes();
+        let beside = convert.bytes() + settings.color_fix.bytes(padded);
         let mut lanes = vec![Lane::new(engine, Rect { x: 0, y: 0, size: padded }, settings, beside)?];
         let mut cheaper = vec![Effort::Resize];
         if settings.on_overload == OnOverload::Shrink
@@ -183,6 +186,7 @@ impl Streaming {
             input: input.clone(),
             output: output.clone(),
             convert,
+            color_fix: settings.color_fix,
             scale: engine.scale(),
             lanes,
             cuts: settings.scene_cuts.then(CutDetector::default),
@@ -259,7 +263,7 @@ impl Streaming {
         buffer.copy_into(metadata.make_mut(), what, ..)?;
         if effort == Effort::Resize {
             let source = Source::Input(buffer.clone());
-            self.queue.push_back(Item::Frame(Frame { metadata, alpha: None, source }));
+            self.queue.push_back(Item::Frame(Frame { metadata, beside: Beside::Nothing, source }));
             self.begun += 1;
             return Ok(spent);
         }
@@ -281,9 +285,12 @@ impl Streaming {
                 let part = layout.crop(&tensor, self.convert.padded(), self.lanes[1].part);
                 (Arc::new(part), Source::EngineAnd(tensor))
             }
-            _ => (tensor, Source::Engine),
+            _ => {
+                let input = (self.color_fix != ColorFix::None).then(|| Arc::clone(&tensor));
+                (tensor, Source::Engine(input))
+            }
         };
-        self.queue.push_back(Item::Frame(Frame { metadata, alpha: converted.alpha, source }));
+        self.queue.push_back(Item::Frame(Frame { metadata, beside: converted.beside, source }));
         let window = self.lanes[effort as usize].windower.push(part);
         self.begin(window, cancel, &mut spent)?;
         Ok(spent)
@@ -396,47 +403,65 @@ impl Streaming {
         mut buffer: gst::Buffer,
         cancel: &Arc<Cancel>,
     ) -> Result<(gst::Buffer, Spent), Failure> {
-        if matches!(frame.source, Source::Engine) && self.convert.is_tensor(&buffer) {
-            let (buffer, stages) = self.decode(buffer, cancel)?;
-            return Ok((buffer, Spent { stages, ..Spent::default() }));
-        }
         let begin = Instant::now();
-        if let Source::Input(input) = &frame.source {
-            self.convert.resize(input, buffer.make_mut())?;
-            return Ok((buffer, Spent { convert: begin.elapsed(), ..Spent::default() }));
+        if let Source::Engine(input) = &frame.source
+            && self.convert.is_tensor(&buffer)
+        {
+            let (buffer, stages) = self.decode(input.as_deref(), buffer, cancel)?;
+            let convert = if input.is_some() { begin.elapsed().saturating_sub(stages.total()) } else { Duration::ZERO };
+            return Ok((buffer, Spent { stages, convert, ..Spent::default() }));
         }
-        let scratch = match self.scratch.take() {
-            Some(scratch) => scratch,
-            None => gst::Buffer::with_size(self.convert.output_bytes())?,
-        };
         let (tensor, stages) = match &frame.source {
-            Source::EngineAnd(input) => self.decode_middle(input, scratch, cancel)?,
-            _ => self.decode(scratch, cancel)?,
+            Source::Input(input) => {
+                self.convert.resize(input, buffer.make_mut())?;
+                return Ok((buffer, Spent { convert: begin.elapsed(), ..Spent::default() }));
+            }
+            Source::EngineAnd(input) => self.decode_middle(input, cancel)?,
+            Source::Engine(input) => {
+                let scratch = self.take_scratch()?;
+                self.decode(input.as_deref(), scratch, cancel)?
+            }
         };
-        self.convert.write(&tensor, frame.alpha.as_deref(), buffer.make_mut())?;
+        self.convert.write(&tensor, &frame.beside, buffer.make_mut())?;
         self.scratch = Some(tensor);
         let convert = begin.elapsed().saturating_sub(stages.total());
         Ok((buffer, Spent { stages, convert, ..Spent::default() }))
     }
 
-    fn decode(&mut self, buffer: gst::Buffer, cancel: &Arc<Cancel>) -> Result<(gst::Buffer, Timings), Failure> {
+    fn take_scratch(&mut self) -> Result<gst::Buffer, glib::BoolError> {
+        match self.scratch.take() {
+            Some(scratch) => Ok(scratch),
+            None => gst::Buffer::with_size(self.convert.output_bytes()),
+        }
+    }
+
+    /// Decodes the next frame, with the colours of `input` if that is given.
+    fn decode(
+        &mut self,
+        input: Option<&Vec<u8>>,
+        buffer: gst::Buffer,
+        cancel: &Arc<Cancel>,
+    ) -> Result<(gst::Buffer, Timings), Failure> {
         let mapped = buffer
             .into_mapped_buffer_writable()
             .map_err(|_| glib::bool_error!("an output buffer cannot be mapped for writing"))?;
-        let (mapped, timings) = self.lanes[0].stream.next(mapped, cancel)?.expect("a begun frame is in the engine");
+        let (mut mapped, timings) = self.lanes[0].stream.next(mapped, cancel)?.expect("a begun frame is in the engine");
+        if let Some(input) = input {
+            let stride = self.convert.padded().rgb_stride();
+            self.color_fix.apply(input, stride, &mut mapped, stride * self.scale, self.convert.size(), self.scale);
+        }
         Ok((mapped.into_buffer(), timings))
     }
 
-    fn decode_middle(
-        &mut self,
-        input: &[u8],
-        mut scratch: gst::Buffer,
-        cancel: &Arc<Cancel>,
-    ) -> Result<(gst::Buffer, Timings), Failure> {
+    fn decode_middle(&mut self, input: &[u8], cancel: &Arc<Cancel>) -> Result<(gst::Buffer, Timings), Failure> {
         let Lane { part, stream, .. } = &mut self.lanes[1];
         let large = Rect { x: part.x * self.scale, y: part.y * self.scale, size: part.size.scaled(self.scale) };
-        let pixels = vec![0; large.size.rgb_bytes()];
-        let (pixels, timings) = stream.next(pixels, cancel)?.expect("a begun frame is in the engine");
+        let (part, pixels) = (*part, vec![0; large.size.rgb_bytes()]);
+        let (mut pixels, timings) = stream.next(pixels, cancel)?.expect("a begun frame is in the engine");
+        let stride = self.convert.padded().rgb_stride();
+        let of_part = &input[part.y * stride + part.x * RGB..];
+        self.color_fix.apply(of_part, stride, &mut pixels, large.size.rgb_stride(), part.size, self.scale);
+        let mut scratch = self.take_scratch()?;
         self.convert.enlarge(input, scratch.make_mut())?;
         {
             let mut frame = scratch.make_mut().map_writable()?;

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "every test file uses its own part")]
 #![allow(unreachable_pub, reason = "a module of several test programs")]
 
+pub mod samples;
 pub mod slow;
 
 use std::{

@@ -15,6 +15,9 @@ LATENT = ["T", 1, "H", "W"]
 # Levels that the package `counter` adds for every frame since the last reset.
 STEP = 10
 
+# Levels by which the package `drifting` makes pixels brighter and darker, at least.
+DETAIL = 7
+
 # Rows and columns of the matrices that the package `slow` multiplies.
 SIDE = 512
 
@@ -55,7 +58,7 @@ def stage(name, kind, nodes, inputs, outputs, constants, halo=None):
     return f'[stages.{kind}]\nfile = "{kind}.onnx"\nsha256 = "{hash}"\n{halo}'
 
 
-def package(name, nodes, constants, scale=4, states=(), time="", kind=T.UINT8, encoder="", halo=None):
+def package(name, nodes, constants, scale=4, states=(), time="", geometry="", kind=T.UINT8, encoder="", halo=None):
     """Writes one package with nothing but a decoder, which comes after the stage `encoder` if there is one."""
     latent = h.make_tensor_value_info("latent", T.FLOAT, LATENT)
     inputs = [latent if encoder else h.make_tensor_value_info("frames", kind, PIXELS)]
@@ -76,7 +79,7 @@ description = "for the integration tests"
 
 [geometry]
 scale = {scale}
-
+{geometry}
 [time]
 window = 4
 {time}
@@ -108,6 +111,31 @@ def counter():
         ],
         [*constants, const("step", float(STEP)), const("one", 1.0)],
         states=[("count", "count_out")],
+    )
+
+
+def drifting():
+    """Darkens every frame by a tenth, and adds detail: pixels brighter and darker in turn."""
+    nodes, constants = enlarge("darker", 4)
+    # In eighths of levels, so that it is not rounded the same way everywhere.
+    checks = [(DETAIL + (4 * y + x) // 2 / 8) * (-1.0) ** (x + y) for y in range(4) for x in range(4)]
+    detail = [
+        h.make_node("Shape", ["frames"], ["size"], start=1, end=3),
+        h.make_node("Concat", ["one", "size", "one"], ["repeats"], axis=0),
+        h.make_node("Tile", ["checks", "repeats"], ["detail"]),
+        h.make_node("Add", ["enlarged", "detail"], ["detailed"]),
+    ]
+    nodes[1].input[0] = "detailed"
+    package(
+        "drifting",
+        [as_float(), h.make_node("Mul", ["pixels", "drift"], ["darker"]), nodes[0], *detail, *nodes[1:]],
+        [
+            *constants,
+            const("drift", 0.9),
+            const("one", [1], T.INT64),
+            h.make_tensor("checks", T.FLOAT, [1, 4, 4, 1], checks),
+        ],
+        geometry="multiple = 16\n",
     )
 
 
@@ -251,6 +279,7 @@ if __name__ == "__main__":
     nearest("twice", 2)
     nearest("floats", 4, kind=T.FLOAT)
     counter()
+    drifting()
     neighbours()
     slow()
     growing()
