@@ -8,6 +8,8 @@
 #   make lint                   formatting, clippy, licences, ruff
 #   make bench [PEERS=x.param]  measure this machine, beside a network in ncnn's format if there is one; under 12 minutes
 #   make install                put the plugin, its runtime and the models where GStreamer finds them
+#   make deb                    all that in a Debian package, in target/
+#   make test-deb               install that package in a new Debian 12, and use it there (as root)
 
 CLIP ?= examples/demo/clip.mp4
 PEERS ?=
@@ -34,7 +36,7 @@ EXAMPLES := $(CURDIR)/.venv-examples
 EXAMPLES_SYSTEM := ffmpeg imagemagick xauth xdotool xvfb python3-gi \
     gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0
 
-.PHONY: demo test test-examples test-models lint bench install system clean
+.PHONY: demo test test-examples test-models lint bench install deb test-deb system clean
 
 demo: $(PLUGIN) $(VENV)/runtime
 	examples/demo/run "$(CLIP)"
@@ -104,6 +106,13 @@ install: $(PLUGIN) $(VENV)/runtime
 	$(SUDO) install -d $(DESTDIR)$(dir $(PLUGINSDIR))fastvsr $(DESTDIR)$(PREFIX)/share/fastvsr/models
 	$(SUDO) cp $(VENV)/lib/python3*/site-packages/onnxruntime/capi/lib*.so* $(DESTDIR)$(dir $(PLUGINSDIR))fastvsr/
 	$(SUDO) cp -r $(wildcard models/compact-*) $(DESTDIR)$(PREFIX)/share/fastvsr/models/
+
+deb: $(PLUGIN) $(VENV)/runtime
+	packaging/deb
+
+test-deb: deb
+	command -v mmdebstrap >/dev/null || $(SUDO) apt-get install -y --no-install-recommends mmdebstrap
+	$(SUDO) packaging/test-deb
 
 clean:
 	cargo clean
