@@ -33,7 +33,7 @@ SYSTEM := build-essential pkg-config python3-venv \
 export VIRTUAL_ENV := $(VENV)
 
 EXAMPLES := $(CURDIR)/.venv-examples
-EXAMPLES_SYSTEM := ffmpeg imagemagick xauth xdotool xvfb python3-gi \
+EXAMPLES_SYSTEM := chromium ffmpeg imagemagick xauth xdotool xvfb python3-gi \
     gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0
 
 .PHONY: demo test test-examples test-models lint bench install deb test-deb system clean
@@ -88,7 +88,7 @@ $(EXAMPLES)/ready: Makefile | system
 	@dpkg -s $(EXAMPLES_SYSTEM) >/dev/null 2>&1 || { $(SUDO) apt-get update && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(EXAMPLES_SYSTEM); }
 	/usr/bin/python3 -m venv --system-site-packages $(EXAMPLES)
-	$(EXAMPLES)/bin/pip install --quiet --disable-pip-version-check av numpy onnx pytest ray
+	$(EXAMPLES)/bin/pip install --quiet --disable-pip-version-check av numpy onnx playwright pytest ray
 	touch $@
 
 $(VENV)/lint: $(VENV)/bin/python Makefile
