@@ -127,6 +127,26 @@ def test_an_rtsp_server_of_a_file(server, short, tmp_path):
     assert rtsp_client(url, tmp_path / "client.mp4") == (15, 384, 256)
 
 
+CAMERA = """
+import sys, gi
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+launch = "( videotestsrc is-live=true ! video/x-raw,width=96,height=64,framerate=15/1 ! x264enc tune=zerolatency key-int-max=15 ! rtph264pay name=pay0 config-interval=-1 )"
+server = GstRtspServer.RTSPServer(service=sys.argv[1])
+server.get_mount_points().add_factory("/camera", GstRtspServer.RTSPMediaFactory(launch=launch, shared=True))
+server.attach(None)
+print(f"rtsp://127.0.0.1:{sys.argv[1]}/camera", flush=True)
+GLib.MainLoop().run()
+"""
+
+
+def test_an_rtsp_server_of_an_rtsp_camera(server, tmp_path):
+    camera = server("-c", CAMERA, 10554 + os.getpid() % 1000)
+    url = server(ROOT / "examples/rtsp_server.py", camera, "--port", 11554 + os.getpid() % 1000)
+    assert rtsp_client(url, tmp_path / "client.mp4") == (15, 384, 256)
+
+
 def picture(description, path):
     """The last frame of a pipeline, RGB."""
     run(
