@@ -63,7 +63,9 @@ def test_every_property_is_as_the_element_says():
     element = Gst.ElementFactory.make("fastvsr")
     inherited = {"name", "parent", "qos"}
     ours = {spec.name: row(spec) for spec in element.list_properties() if spec.name not in inherited}
-    rows = [line.strip("| ").split("|") for line in (DOCS / "properties.md").read_text().splitlines() if line[:3] == "| `"]
+    rows = [
+        line.strip("| ").split("|") for line in (DOCS / "properties.md").read_text().splitlines() if line[:3] == "| `"
+    ]
     assert {cells[0].strip(" `"): [cell.strip() for cell in cells[:4]] for cells in rows} == ours
 
 

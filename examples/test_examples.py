@@ -132,9 +132,11 @@ import sys, gi
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer
 Gst.init(None)
-launch = "( videotestsrc is-live=true ! video/x-raw,width=96,height=64,framerate=15/1 ! x264enc tune=zerolatency key-int-max=15 ! rtph264pay name=pay0 config-interval=-1 )"
+camera = "videotestsrc is-live=true ! video/x-raw,width=96,height=64,framerate=15/1"
+launch = f"( {camera} ! x264enc tune=zerolatency key-int-max=15 ! rtph264pay name=pay0 config-interval=-1 )"
+factory = GstRtspServer.RTSPMediaFactory(launch=launch, shared=True)
 server = GstRtspServer.RTSPServer(service=sys.argv[1])
-server.get_mount_points().add_factory("/camera", GstRtspServer.RTSPMediaFactory(launch=launch, shared=True))
+server.get_mount_points().add_factory("/camera", factory)
 server.attach(None)
 print(f"rtsp://127.0.0.1:{sys.argv[1]}/camera", flush=True)
 GLib.MainLoop().run()
