@@ -11,6 +11,8 @@
 #   make lint                   formatting, clippy, licences, ruff
 #   make bench [PEERS=x.param]  measure this machine, beside a network in ncnn's format if there is one; under 12 minutes
 #   make install                put the plugin, its runtime and the models where GStreamer finds them
+#   make deb                    all that in a Debian package, in target/
+#   make test-deb               install that package in a new Debian 12, and use it there (as root)
 
 CLIP ?= examples/demo/clip.mp4
 PEERS ?=
@@ -36,10 +38,10 @@ SYSTEM := build-essential pkg-config python3-venv \
 export VIRTUAL_ENV := $(VENV)
 
 EXAMPLES := $(CURDIR)/.venv-examples
-EXAMPLES_SYSTEM := ffmpeg imagemagick xauth xdotool xvfb python3-gi \
+EXAMPLES_SYSTEM := chromium ffmpeg imagemagick xauth xdotool xvfb python3-gi \
     gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0
 
-.PHONY: demo test test-examples test-models soak fuzz sanitize lint bench install system nightly clean
+.PHONY: demo test test-examples test-models soak fuzz sanitize lint bench install deb test-deb system nightly clean
 
 demo: $(PLUGIN) $(VENV)/runtime
 	examples/demo/run "$(CLIP)"
@@ -118,7 +120,7 @@ $(EXAMPLES)/ready: Makefile | system
 	@dpkg -s $(EXAMPLES_SYSTEM) >/dev/null 2>&1 || { $(SUDO) apt-get update && \
 	    $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $(EXAMPLES_SYSTEM); }
 	/usr/bin/python3 -m venv --system-site-packages $(EXAMPLES)
-	$(EXAMPLES)/bin/pip install --quiet --disable-pip-version-check av numpy onnx pytest ray
+	$(EXAMPLES)/bin/pip install --quiet --disable-pip-version-check av numpy onnx playwright pytest ray
 	touch $@
 
 $(VENV)/lint: $(VENV)/bin/python Makefile
@@ -136,6 +138,13 @@ install: $(PLUGIN) $(VENV)/runtime
 	$(SUDO) install -d $(DESTDIR)$(dir $(PLUGINSDIR))fastvsr $(DESTDIR)$(PREFIX)/share/fastvsr/models
 	$(SUDO) cp $(VENV)/lib/python3*/site-packages/onnxruntime/capi/lib*.so* $(DESTDIR)$(dir $(PLUGINSDIR))fastvsr/
 	$(SUDO) cp -r $(wildcard models/compact-*) $(DESTDIR)$(PREFIX)/share/fastvsr/models/
+
+deb: $(PLUGIN) $(VENV)/runtime
+	packaging/deb
+
+test-deb: deb
+	command -v mmdebstrap >/dev/null || $(SUDO) apt-get install -y --no-install-recommends mmdebstrap
+	$(SUDO) packaging/test-deb
 
 clean:
 	cargo clean

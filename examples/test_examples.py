@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = ROOT / "examples/demo/clip.mp4"
@@ -125,6 +127,28 @@ def test_an_rtsp_server_of_a_file(server, short, tmp_path):
     assert rtsp_client(url, tmp_path / "client.mp4") == (15, 384, 256)
 
 
+CAMERA = """
+import sys, gi
+gi.require_version("GstRtspServer", "1.0")
+from gi.repository import GLib, Gst, GstRtspServer
+Gst.init(None)
+camera = "videotestsrc is-live=true ! video/x-raw,width=96,height=64,framerate=15/1"
+launch = f"( {camera} ! x264enc tune=zerolatency key-int-max=15 ! rtph264pay name=pay0 config-interval=-1 )"
+factory = GstRtspServer.RTSPMediaFactory(launch=launch, shared=True)
+server = GstRtspServer.RTSPServer(service=sys.argv[1])
+server.get_mount_points().add_factory("/camera", factory)
+server.attach(None)
+print(f"rtsp://127.0.0.1:{sys.argv[1]}/camera", flush=True)
+GLib.MainLoop().run()
+"""
+
+
+def test_an_rtsp_server_of_an_rtsp_camera(server, tmp_path):
+    camera = server("-c", CAMERA, 10554 + os.getpid() % 1000)
+    url = server(ROOT / "examples/rtsp_server.py", camera, "--port", 11554 + os.getpid() % 1000)
+    assert rtsp_client(url, tmp_path / "client.mp4") == (15, 384, 256)
+
+
 def picture(description, path):
     """The last frame of a pipeline, RGB."""
     run(
@@ -173,6 +197,41 @@ def test_the_preview_wipes_where_the_mouse_is(tmp_path):
     assert psnr(shown[left], bicubic[left]) > psnr(shown[left], upscaled[left]) + 6
     assert psnr(shown[right], upscaled[right]) > psnr(shown[right], bicubic[right]) + 3
     assert (shown[:, 400] > 240).all(), "no line at the mouse"
+
+
+def test_the_page_of_a_comparison_is_dragged_in_a_browser(tmp_path):
+    run(ROOT / "target/release/fastvsr", "compare", CLIP, "--html", "--duration", 0.2, "--output", tmp_path / "clip")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 720})
+        complaints = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or complaints.append(request.url))
+        page.goto((tmp_path / "clip.html").as_uri())
+        wipe = page.locator("#wipe")
+        # All the way to the left fastvsr is seen alone, to the right bicubic.
+        page.mouse.move(640, 300)
+        page.mouse.down()
+        shots = []
+        for x in (0, 320, 1279):
+            page.mouse.move(x, 300, steps=4)
+            page.screenshot(path=tmp_path / "shot.png")
+            shots.append(pixels(tmp_path / "shot.png"))
+        page.mouse.up()
+        page.mouse.move(100, 300)
+        assert wipe.get_attribute("aria-valuenow") == "100"
+        wipe.press("ArrowLeft")
+        assert wipe.get_attribute("aria-valuenow") == "98"
+        browser.close()
+    assert complaints == []
+    upscaled, dragged, bicubic = (shot[60:700] for shot in shots)
+    assert dragged.shape == (640, 1280, 3)
+    assert 15 < psnr(upscaled, bicubic) < 40
+    left, right = (slice(None), slice(0, 316)), (slice(None), slice(324, 1270))
+    assert psnr(dragged[left], bicubic[left]) > 60
+    assert psnr(dragged[right], upscaled[right]) > 60
+    assert (dragged[:, 319:321] > 250).all(), "no line at the mouse"
 
 
 def test_a_package_of_ones_own(tmp_path):

@@ -4,6 +4,7 @@ Everything is drawn here, so the clip may be shipped. It is drawn at 1280x720, s
 compressed like a video from the web. Needs numpy, Pillow and ffmpeg:
 
     python examples/demo/render.py examples/demo/clip.mp4
+    python examples/demo/render.py --original original.mp4      # as it was before it was scaled down
 """
 
 import argparse
@@ -131,14 +132,16 @@ def camera(scene, time):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
-    small = (WIDTH // SCALE, HEIGHT // SCALE)
-    command = f"ffmpeg -v error -y -f rawvideo -pix_fmt rgb24 -s {small[0]}x{small[1]} -r {RATE} -i - "
+    parser.add_argument("--original", action="store_true", help="do not scale down")
+    args = parser.parse_args()
+    size = (WIDTH, HEIGHT) if args.original else (WIDTH // SCALE, HEIGHT // SCALE)
+    command = f"ffmpeg -v error -y -f rawvideo -pix_fmt rgb24 -s {size[0]}x{size[1]} -r {RATE} -i - "
     command += "-vf scale=out_color_matrix=bt709 -colorspace bt709 -color_primaries bt709 -color_trc bt709 "
-    command += "-pix_fmt yuv420p -c:v libx264 -preset slow -crf 20"
-    encoder = subprocess.Popen([*command.split(), parser.parse_args().out], stdin=subprocess.PIPE)
+    command += f"-pix_fmt yuv420p -c:v libx264 -preset slow -crf {4 if args.original else 20}"
+    encoder = subprocess.Popen([*command.split(), args.out], stdin=subprocess.PIPE)
     scene = wall()
     for frame in range(FRAMES):
-        view = camera(scene, frame / (FRAMES - 1)).resize(small, Image.BICUBIC)
+        view = camera(scene, frame / (FRAMES - 1)).resize(size, Image.BICUBIC)
         encoder.stdin.write(view.tobytes())
     encoder.stdin.close()
     raise SystemExit(encoder.wait())
