@@ -124,13 +124,15 @@ impl Clip {
         if !range.from.is_zero() {
             seek(playback, &frames, range.from)?;
         }
-        frames.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        // On the source pad: GStreamer 1.22 complains of buffers that are dropped on their way into a pad.
+        let out = playback.element("frames").static_pad("src").expect("a queue has a source pad");
+        out.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
             let Some(gst::PadProbeData::Buffer(buffer)) = &info.data else { return gst::PadProbeReturn::Ok };
             match stream_time(pad, buffer.pts()) {
                 Some(time) if range.to.is_some_and(|to| time >= to.nseconds() as i64) => {
-                    info.data = None;
-                    info.flow_res = Err(gst::FlowError::Eos);
-                    gst::PadProbeReturn::Handled
+                    // The frames that follow are then refused.
+                    pad.push_event(gst::event::Eos::new());
+                    gst::PadProbeReturn::Drop
                 }
                 Some(time) if time < range.from.nseconds() as i64 => gst::PadProbeReturn::Drop,
                 _ => gst::PadProbeReturn::Ok,

@@ -191,7 +191,8 @@ fn play(args: &Args, clip: &Clip, range: Range, encoder: &str, writer: &Shared, 
     // Only frames after the last that is kept, or from the start that is asked for, are encoded.
     let first = done.last.map_or(range.from.nseconds() as i64, |last| last + 1);
     let encoded = Arc::new(AtomicU64::new(0));
-    let large = playback.element("large").static_pad("sink").expect("a queue has a sink pad");
+    // Dropped on the source pad: on its way into a pad GStreamer 1.22 complains.
+    let large = playback.element("large").static_pad("src").expect("a queue has a source pad");
     large.add_probe(gst::PadProbeType::BUFFER, {
         let encoded = Arc::clone(&encoded);
         move |pad, info| match info.buffer().and_then(|buffer| clip::stream_time(pad, buffer.pts())) {
