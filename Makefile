@@ -61,7 +61,7 @@ fuzz: system nightly $(VENV)/runtime
 	    cargo +nightly fuzz run $$target -- -max_total_time=$(TIME) -detect_leaks=0; done
 
 # Valgrind knows none of ONNX Runtime's instructions, so there the unit tests that do without it run.
-VALGRIND := valgrind --quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite \
+VALGRIND := valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \
     --suppressions=/usr/share/glib-2.0/valgrind/glib.supp --suppressions=.ci/valgrind.supp
 sanitize: system nightly $(VENV)/runtime
 	@dpkg -s valgrind >/dev/null 2>&1 || $(SUDO) apt-get install -y --no-install-recommends valgrind

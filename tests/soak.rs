@@ -4,6 +4,7 @@ mod common;
 
 use std::{
     fs,
+    process::Command,
     sync::{Arc, Mutex},
     thread::sleep,
     time::{Duration, Instant},
@@ -12,10 +13,10 @@ use std::{
 use common::*;
 use gst::prelude::*;
 
-/// Resident memory of this process, in bytes.
-fn resident() -> u64 {
+/// A line of the kernel's account of this process, in bytes.
+fn status(name: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let line = status.lines().find(|line| line.starts_with(name)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
@@ -28,7 +29,7 @@ fn five_minutes_of_live_video_at_twice_the_load_stay_in_time() {
     let trial = Pipeline::new(&format!(
         "videotestsrc num-buffers=40 ! video/x-raw,format=I420,{size} ! fastvsr name=vsr execution-provider=cpu ! fakesink"
     ));
-    trial.run();
+    trial.run_within(gst::ClockTime::from_seconds(120));
     let fps: f64 = trial.by_name("vsr").unwrap().property::<gst::Structure>("stats").get("fps").unwrap();
     let load = (2.0 * fps).ceil() as u64;
     let pipeline = Pipeline::new(&format!(
@@ -80,12 +81,44 @@ fn ten_minutes_of_video_take_no_more_memory_than_one() {
     );
     pipeline.set_state(gst::State::Playing).unwrap();
     sleep(Duration::from_secs(60));
-    let first = resident();
+    let first = status("VmRSS:");
     for minute in 2..=10 {
         sleep(Duration::from_secs(60));
-        let now = resident();
+        let now = status("VmRSS:");
         println!("minute {minute}: {} MiB, {} MiB after the first", now >> 20, first >> 20);
         assert!(now.abs_diff(first) * 50 <= first, "{now} bytes against {first}");
     }
     println!("{}", pipeline.by_name("vsr").unwrap().property::<gst::Structure>("stats"));
+}
+
+/// The most memory that this process ever had, in bytes, after it has upscaled two frames within `LIMIT`.
+fn peak(format: &str) -> u64 {
+    Pipeline::new(&format!(
+        "videotestsrc num-buffers=2 ! video/x-raw,format={format},width=3840,height=2160,framerate=25/1 ! \
+         fastvsr max-memory={LIMIT} ! fakesink sync=false"
+    ))
+    .run_within(gst::ClockTime::from_seconds(900));
+    status("VmHWM:")
+}
+
+const LIMIT: u64 = 2_000_000_000;
+
+#[test]
+#[ignore = "takes minutes"]
+fn ultra_high_definition_stays_within_two_gigabytes() {
+    const CHILD: &str = "FASTVSR_TEST_PEAK_OF";
+    if let Ok(format) = std::env::var(CHILD) {
+        println!("peak {}", peak(&format));
+        return;
+    }
+    // Each in a process of its own: what one has taken would count for the next.
+    for format in ["RGB", "I420"] {
+        let name = "ultra_high_definition_stays_within_two_gigabytes";
+        let mut child = Command::new(std::env::current_exe().unwrap());
+        let output = child.args([name, "--exact", "--ignored", "--nocapture"]).env(CHILD, format).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        let peak = text.split("peak ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect(&text);
+        println!("3840x2160 {format}: at most {peak} bytes");
+        assert!(peak.parse::<u64>().unwrap() < LIMIT);
+    }
 }

@@ -9,6 +9,7 @@ are two, and scaling by 255 is moved into weights, so that pixels enter convolut
 
 import argparse
 import copy
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +18,9 @@ from torch import nn
 from .networks import FastVSR, Up, bilinear_filter, fold_copy, fold_shuffle, pad_edges, skip_filter
 from .package import Stage, State, to_frames, to_nchw, write_package
 
-# Working memory of the hungriest stage in bytes per LR pixel: what the process took at 1920x1080 with the CPU provider,
-# less what it holds for the whole frame.
-MEMORY = {"compact-s": 3000}
+# Working memory of the hungriest stage in bytes per LR pixel, by network: what the process took with the CPU provider, less
+# what it holds for the whole frame.
+MEMORY = {"compact-s": 3000, "compact-m": 5500}
 
 
 def on_pixels(layer):
@@ -131,7 +132,7 @@ def state(stage, channels, stride):
     return State(f"{stage}_state", f"{stage}_state_out", channels, stride)
 
 
-def export_package(net, name, folder, description, half=True):
+def export_package(net, name, folder, description, half=True, memory=0):
     """Write the package of a FastVSR network into `folder`."""
     halo, size, net = halos(net), net.size, fused(net)
     stages = {
@@ -140,18 +141,19 @@ def export_package(net, name, folder, description, half=True):
         "decoder": Stage(DecoderGraph(net.decoder), ("denoised", "frames"), (state("decoder", size.trunk, 1),), halo["decoder"]),
     }
     about = {"name": name, "license": "MIT OR Apache-2.0", "description": description}
-    geometry = {"scale": 4, "encoder-stride": 8, "decoder-stride": 16, "multiple": BLOCK, "memory": MEMORY.get(name, 0)}
+    geometry = {"scale": 4, "encoder-stride": 8, "decoder-stride": 16, "multiple": BLOCK, "memory": memory}
     write_package(folder, about, geometry, 1, stages, half)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="written by train.py")
-    parser.add_argument("--out", required=True, help="package folder")
+    parser.add_argument("--out", required=True, help="package folder; its name is the package's")
     parser.add_argument("--description", default="FastVSR compact: causal one-step x4 video super-resolution")
     args = parser.parse_args()
     checkpoint = torch.load(args.checkpoint, map_location="cpu", weights_only=True)
     net = FastVSR(checkpoint["network"])
     net.load_state_dict(checkpoint["ema"])
     keep_greys(net)
-    export_package(net, checkpoint["network"], args.out, args.description)
+    network = checkpoint["network"]
+    export_package(net, Path(args.out).name, args.out, args.description, memory=MEMORY[network])

@@ -10,6 +10,9 @@ use crate::{
 /// OpenVINO, for the whole process).
 const BASE: usize = 128 << 20;
 
+/// One part in so many of the limit is left for what allocators keep.
+const SPARE: usize = 32;
+
 /// Smallest core of a tile that is worth its halo, in input pixels along a side.
 const SMALLEST_CORE: usize = 32;
 
@@ -27,11 +30,12 @@ pub(super) fn plan(
 ) -> Result<Option<Tiling>, Error> {
     let too_little = |needed: usize, reason: &'static str| Error::Memory {
         size: format!("{}x{}", size.width, size.height),
-        needed: needed.div_ceil(1 << 20),
+        needed: (needed + needed / (SPARE - 1)).div_ceil(1 << 20),
         limit: limit >> 20,
         reason,
     };
     let limit_bytes = usize::try_from(limit).unwrap_or(usize::MAX);
+    let usable = limit_bytes - limit_bytes / SPARE;
     let pixels = size.width * size.height;
     let working = manifest.geometry.memory * count;
     let (state, handed) = (state_per_pixel(manifest), handed_per_pixel(manifest));
@@ -42,7 +46,7 @@ pub(super) fn plan(
             "the model's manifest has no `geometry.memory`, so it cannot be kept within a limit",
         ));
     }
-    if held + pixels * (handed + 2 * state + working) <= limit_bytes {
+    if held + pixels * (handed + 2 * state + working) <= usable {
         return Ok(None);
     }
     let multiple = manifest.geometry.multiple;
@@ -57,7 +61,7 @@ pub(super) fn plan(
     };
     let smallest = SMALLEST_CORE.next_multiple_of(multiple);
     let largest = size.width.max(size.height);
-    let side = (smallest..=largest).step_by(multiple).take_while(|side| needed(*side) <= limit_bytes).last();
+    let side = (smallest..=largest).step_by(multiple).take_while(|side| needed(*side) <= usable).last();
     let reason = "raise `max-memory`, or make the frames smaller";
     let side = side.ok_or_else(|| too_little(needed(smallest), reason))?;
     Ok(Some(Tiling { side, multiple }))

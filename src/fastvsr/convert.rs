@@ -163,12 +163,13 @@ impl Convert {
     }
 
     /// Bytes that frames take beside the tensors of the engine: an output frame that is written, unless it is the decoded
-    /// tensor, one that downstream holds, alpha, and what has the bits beyond the eighth.
+    /// tensor, one that downstream holds, one that is made smaller, alpha, and one for the bits beyond the eighth.
     pub(super) fn bytes(&self) -> usize {
-        let is_tensor = self.output.format() == VideoFormat::Rgb && self.size == self.padded;
+        let shrunk = self.shrink.as_ref().map_or(0, |shrink| shrink.scratch.size());
+        let is_tensor = self.output.format() == VideoFormat::Rgb && self.size == self.padded && shrunk == 0;
         let alpha = self.alpha.as_ref().map_or(0, |alpha| alpha.gray_hr.size());
         let frames = if is_tensor { 1 } else { 2 } + usize::from(self.input.comp_depth(0) > 8);
-        self.output.size() * frames + alpha
+        self.output.size() * frames + shrunk + alpha
     }
 
     /// Reads an input buffer.
@@ -454,6 +455,9 @@ fn options(info: &VideoInfo) -> video_converter::VideoConverterConfig {
     let mut config = video_converter::VideoConverterConfig::new();
     // Dither would be noise for the model to sharpen.
     config.set_dither_method(gst_video::VideoDitherMethod::None);
+    // Catmull-Rom: GStreamer's own cubic makes 206 of 200 where it enlarges three times.
+    config.set("GstVideoResampler.cubic-b", 0.0);
+    config.set("GstVideoResampler.cubic-c", 0.5);
     config.set_threads(colour::threads(size) as u32);
     config
 }

@@ -299,15 +299,26 @@ impl Pipeline {
     /// Plays to the end.
     #[track_caller]
     pub fn run(&self) {
+        self.run_within(TIMEOUT);
+    }
+
+    /// Plays to the end, which comes within `time`.
+    #[track_caller]
+    pub fn run_within(&self, time: gst::ClockTime) {
         self.set_state(gst::State::Playing).unwrap_or_else(|_| panic!("{:?}", self.error()));
-        self.wait_eos();
+        self.wait_eos_within(time);
         self.set_state(gst::State::Null).unwrap();
     }
 
     #[track_caller]
     pub fn wait_eos(&self) {
+        self.wait_eos_within(TIMEOUT);
+    }
+
+    #[track_caller]
+    fn wait_eos_within(&self, time: gst::ClockTime) {
         let types = [gst::MessageType::Eos, gst::MessageType::Error];
-        let message = self.bus().unwrap().timed_pop_filtered(TIMEOUT, &types).expect("the pipeline does not end");
+        let message = self.bus().unwrap().timed_pop_filtered(time, &types).expect("the pipeline does not end");
         assert_eq!(message.type_(), gst::MessageType::Eos, "{message:?}");
     }
 

@@ -219,8 +219,8 @@ def hunger(source, start, most, target="cost"):
 
 
 def hungry(name, encoder_most, decoder_most):
-    """The grey of every frame, brightened by the number of frames before it, as long as a run of the encoder gets no more
-    than so many pixels, of all frames together, and one of the decoder no more than so many."""
+    """The grey of every frame, brightened by the number of frames before it, as long as a run of the encoder gets no
+    more than so many pixels, of all frames together, and one of the decoder no more than so many."""
     costs, constants = hunger("frames", 0, encoder_most)
     encoder = stage(
         name,
