@@ -364,8 +364,8 @@ fn a_colour_fix_leaves_detail_and_alpha() {
         // In the middle of a patch the model adds 7 to 8 levels to a pixel and takes as much from the next.
         for (row, column) in [(40, 136), (141, 430), (232, 620)] {
             let here = row * output.width() as usize + column;
-            for c in 0..3 {
-                let step = pixels[here][c].abs_diff(pixels[here + 1][c]);
+            for (one, next) in pixels[here][..3].iter().zip(pixels[here + 1]) {
+                let step = one.abs_diff(*next);
                 assert!((13..=21).contains(&step), "{fix}, row {row}, column {column}: {step}");
             }
         }
