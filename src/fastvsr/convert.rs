@@ -163,7 +163,7 @@ impl Convert {
     }
 
     /// Bytes that frames take beside the tensors of the engine: an output frame that is written, unless it is the decoded
-    /// tensor, one that downstream holds, one that is made smaller, alpha, and what has the bits beyond the eighth.
+    /// tensor, one that downstream holds, one that is made smaller, alpha, and one for the bits beyond the eighth.
     pub(super) fn bytes(&self) -> usize {
         let shrunk = self.shrink.as_ref().map_or(0, |shrink| shrink.scratch.size());
         let is_tensor = self.output.format() == VideoFormat::Rgb && self.size == self.padded && shrunk == 0;
