@@ -238,7 +238,7 @@ impl Stream {
             return Ok(());
         }
         // Frames before these do not wait for those after them.
-        let drains = matches!(step, Step::Gap | Step::Segment { .. } | Step::Caps { .. } | Step::Stream | Step::Drain);
+        let drains = matches!(step, Step::Gap | Step::Segment { .. } | Step::Stream | Step::Drain);
         if drains {
             self.safe = self.pushed.len();
         }
@@ -278,7 +278,12 @@ impl Stream {
             Step::Caps { format, size, rate } => {
                 let (width, height) = SIZES[*size];
                 let fps = gst::Fraction::new(RATES[*rate], 1);
-                self.input = VideoInfo::builder(FORMATS[*format], width, height).fps(fps).build().unwrap();
+                let input = VideoInfo::builder(FORMATS[*format], width, height).fps(fps).build().unwrap();
+                // Caps that change nothing hold nothing up either.
+                if input.to_caps().unwrap() != self.input.to_caps().unwrap() {
+                    self.safe = self.pushed.len();
+                }
+                self.input = input;
                 self.send_caps();
             }
             Step::Stream => {
