@@ -193,6 +193,23 @@ def against_bare(report, packages, rounds):
     report.table("The element against the bare graphs", f"{size}.", header, rows)
 
 
+def where_time_goes(report, package, rounds):
+    """The element's own account of a frame."""
+    rows = []
+    for caps in ("RGB", "I420", "NV12"):
+        played = [play(branch(*SIZES[0], 5 * CLIP, element(package), caps))[0] for _ in range(rounds)]
+        played = sorted(played, key=lambda one: sum(one.stats.values()))[len(played) // 2]
+        total = sum(played.stats.values())
+        share = played.stats["convert"] / total
+        rows.append(
+            [caps, *(f"{played.stats[name]:.1f}" for name in ("encoder", "unet", "decoder", "convert")), f"{share:.1%}"]
+        )
+        if caps != "NV12":
+            report.goal(f"{package.name}, {caps}: < 5 % outside ONNX Runtime", f"{share:.1%}", share < 0.05)
+    about = f"`{package.name}`, {sized(*SIZES[0])}, {5 * CLIP} frames; milliseconds a frame as `stats` has them."
+    report.table("Where the time goes", about, ["format", "encoder", "UNet", "decoder", "conversion", "of all"], rows)
+
+
 def against_peers(report, package, param, rounds):
     """Other people's networks without any conversion of pixels, ours with everything; Lanczos as the floor."""
     width, height = SIZES[0]
@@ -320,6 +337,7 @@ if __name__ == "__main__":
         against_baselines(report, package, baselines, args.rounds)
         choices(report, package, baselines, args.rounds)
         against_bare(report, shipped, args.rounds)
+        where_time_goes(report, package, args.rounds)
         against_peers(report, package, args.peers, args.rounds)
         larger_frames(report, package, args.rounds)
         two_instances(report, package, args.rounds)

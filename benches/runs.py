@@ -10,13 +10,15 @@ import threading
 import time
 import tomllib
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 
 PLUGIN = Path(__file__).resolve().parent.parent / "target/release"
-WARM_UP = 2  # frames that do not count as steady
+WARM_UP = 2  # calls that do not count
 
 
 def has_openvino():
@@ -27,9 +29,11 @@ def has_bf16():
     return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 
 
-def session(graph, provider, precision=None):
-    """A session as the element makes it; OpenVINO computes in bf16 where the CPU has it."""
+def session(graph, provider, precision=None, axes=None):
+    """A session as the element makes it; OpenVINO computes in bf16 where the CPU has it. `axes`: lengths of free ones, by name."""
     options = ort.SessionOptions()
+    for name, length in (axes or {}).items():
+        options.add_free_dimension_override_by_name(name, length)
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers = ["CPUExecutionProvider"]
@@ -51,21 +55,23 @@ def seconds(step, count):
 
 
 class Bare:
-    """A package's graphs, chained as the element chains them, one frame at a time."""
+    """A package's graphs, chained as the element chains them, one frame at a time, for one frame size where that is faster."""
 
     def __init__(self, package, provider, width, height):
         manifest = tomllib.loads((package / "model.toml").read_text())
         height, width = (padded(side, manifest) for side in (height, width))
-        self.stages = []
+        self.stages, self.frame = [], np.full((1, height, width, 3), 90, np.uint8)
+        self.values = {"frames": self.frame}
         for stage in manifest["stages"].values():
             states = stage.get("state", [])
             carried = {
                 s["input"]: np.zeros((1, s["channels"], height // s["stride"], width // s["stride"]), np.float32)
                 for s in states
             }
-            run = session(package / stage["file"], provider)
+            path = package / stage["file"]
+            run = session(path, provider, axes=lengths(path, self.values | carried) if provider == "openvino" else None)
             self.stages.append((run, [i.name for i in run.get_inputs()], states, carried))
-        self.frame = np.full((1, height, width, 3), 90, np.uint8)
+            self.advance(self.stages[-1])
 
     def step(self):
         """All stages on one frame."""
@@ -85,6 +91,19 @@ class Bare:
         carried |= {s["input"]: self.values[s["output"]] for s in states}
 
 
+def lengths(graph, values):
+    """The free axes of a graph's inputs, and how long they are in `values`."""
+    inputs = onnx.load(graph, load_external_data=False).graph.input
+    named = (
+        (dim.dim_param, length) for i in inputs for dim, length in zip(axes_of(i), values[i.name].shape, strict=True)
+    )
+    return {name: length for name, length in named if name}
+
+
+def axes_of(value):
+    return value.type.tensor_type.shape.dim
+
+
 def padded(side, manifest):
     multiple = manifest["geometry"]["multiple"]
     return -(-side // multiple) * multiple
@@ -96,6 +115,7 @@ class Played:
 
     sinks: list[list[float]]
     peak: int
+    stats: dict[str, float]
 
     @property
     def first(self):
@@ -103,29 +123,32 @@ class Played:
 
     @property
     def steady(self):
-        """Seconds a frame."""
-        times = self.sinks[0]
-        return statistics.median(b - a for a, b in zip(times[WARM_UP - 1 :], times[WARM_UP:], strict=False))
+        """Seconds a frame, in the second half: by then the sessions for the frame size serve."""
+        times = self.sinks[0][len(self.sinks[0]) // 2 :]
+        return statistics.median(b - a for a, b in pairwise(times))
 
 
 ARRIVAL = re.compile(r"GstFakeSink:(\w+): last-message = chain")
 PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
+STATS = re.compile(r"(\w+)-ms=\(double\)([\d.]+)")
 
 
 def play(*pipelines):
     """Run pipelines at the same time, each in a process of its own; every one must end in fakesinks made by `sink`."""
     # The plugin looks for ONNX Runtime in the active Python environment: this one, activated or not.
-    env = {**os.environ, "VIRTUAL_ENV": sys.prefix, "GST_PLUGIN_PATH": str(PLUGIN)}
+    env = {**os.environ, "VIRTUAL_ENV": sys.prefix, "GST_PLUGIN_PATH": str(PLUGIN), "GST_DEBUG": "fastvsr:4"}
+    env |= {"GST_DEBUG_NO_COLOR": "1", "GST_DEBUG_FILE": "-"}
     begin = time.perf_counter()
     running = [
         subprocess.Popen(["gst-launch-1.0", "-v", *p.split()], stdout=subprocess.PIPE, text=True, env=env)
         for p in pipelines
     ]
-    results = [Played([], 0) for _ in running]
+    results = [Played([], 0, {}) for _ in running]
 
     def follow(process, played):
         sinks = {}
         for line in process.stdout:
+            played.stats |= {name: float(ms) for name, ms in STATS.findall(line)}
             if match := ARRIVAL.search(line):
                 sinks.setdefault(match[1], []).append(time.perf_counter() - begin)
                 # Not what wait4 tells of: to that, the memory of this process belongs as well.

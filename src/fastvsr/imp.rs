@@ -453,7 +453,8 @@ impl BaseTransformImpl for FastVsr {
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         *lock(&self.state) = None;
-        *lock(&self.engine) = None;
+        let engine = lock(&self.engine).take();
+        gst::info!(CAT, imp = self, "{}", lock(&self.shared).stats.structure(engine.as_deref()));
         Ok(())
     }
 
