@@ -30,7 +30,7 @@ def has_bf16():
 
 
 def session(graph, provider, precision=None, axes=None):
-    """A session as the element makes it; OpenVINO in bf16 where the CPU has it. `axes`: lengths of free ones, by name."""
+    """A session as the element makes it, OpenVINO in bf16 where the CPU has it. `axes`: lengths of free ones."""
     options = ort.SessionOptions()
     for name, length in (axes or {}).items():
         options.add_free_dimension_override_by_name(name, length)
@@ -55,7 +55,7 @@ def seconds(step, count):
 
 
 class Bare:
-    """A package's graphs, chained as the element chains them, frame by frame; for one frame size where that is faster."""
+    """A package's graphs, chained as the element chains them, frame by frame; for one size where that is faster."""
 
     def __init__(self, package, provider, width, height):
         manifest = tomllib.loads((package / "model.toml").read_text())
