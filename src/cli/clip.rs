@@ -132,7 +132,7 @@ impl Clip {
                     info.flow_res = Err(gst::FlowError::Eos);
                     gst::PadProbeReturn::Handled
                 }
-                Some(time) if time < range.from.nseconds() as i64 => gst::PadProbeReturn::Drop,
+                Some(time) if time < range.from.nseconds() as i64 => gst::PadProbeReturn::Handled,
                 _ => gst::PadProbeReturn::Ok,
             }
         });
