@@ -12,6 +12,7 @@ use std::{
 
 use common::*;
 use gst::prelude::*;
+use gst_pbutils::prelude::*;
 
 fn fastvsr(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fastvsr"));
@@ -26,6 +27,7 @@ fn fastvsr(folder: &Path, arguments: &[&str]) -> Command {
 fn succeeds(folder: &Path, arguments: &[&str]) -> String {
     let output = fastvsr(folder, arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {output:?}");
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("CRITICAL"), "{arguments:?}: {output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -50,7 +52,7 @@ fn film(folder: &Path, name: &str, frames: u32, video: &str, mux: &str) {
     .run();
 }
 
-/// Buffers of the first stream of a kind, without decoding: times and sizes.
+/// Buffers of the first stream of a kind, without decoding: times in the stream, and sizes.
 fn packets(file: &Path, kind: &str) -> Vec<(Option<gst::ClockTime>, usize)> {
     init();
     let pipeline = Pipeline::new(&format!("filesrc location={} ! parsebin name=streams", file.display()));
@@ -65,9 +67,10 @@ fn packets(file: &Path, kind: &str) -> Vec<(Option<gst::ClockTime>, usize)> {
         pad.link(&sink.static_pad("sink").unwrap()).unwrap();
         if pad.current_caps().is_some_and(|caps| caps.structure(0).unwrap().name().starts_with(&kind)) {
             let sizes = sizes.clone();
-            pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-                let buffer = info.buffer().unwrap();
-                sizes.lock().unwrap().push((buffer.pts(), buffer.size()));
+            pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+                let (buffer, event) = (info.buffer().unwrap(), pad.sticky_event::<gst::event::Segment>(0).unwrap());
+                let segment = event.segment().downcast_ref::<gst::ClockTime>().unwrap();
+                sizes.lock().unwrap().push((segment.to_stream_time(buffer.pts()), buffer.size()));
                 gst::PadProbeReturn::Ok
             });
         }
@@ -154,9 +157,10 @@ fn pixels_that_are_not_square_stay_so() {
 }
 
 #[test]
-fn frames_of_uneven_length_keep_their_times_and_matroska_loses_its_subtitles_with_a_note() {
+fn frames_of_uneven_length_keep_their_times_and_subtitles_theirs() {
     let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("s.srt"), "1\n00:00:00,100 --> 00:00:00,900\nHello\n\n").unwrap();
+    let spoken = "1\n00:00:00,100 --> 00:00:00,900\nHello <i>you</i>\n\n2\n00:00:01,200 --> 00:00:01,500\nBye\n\n";
+    fs::write(folder.path().join("s.srt"), spoken).unwrap();
     let input = folder.path().join("in.mkv");
     // Three of every five frames are dropped by a rate that is not a divisor.
     Pipeline::new(&format!(
@@ -167,16 +171,188 @@ fn frames_of_uneven_length_keep_their_times_and_matroska_loses_its_subtitles_wit
         folder.path().join("s.srt").display()
     ))
     .run();
-    let run = fastvsr(folder.path(), &["upscale", "in.mkv", "out.mkv"]).output().unwrap();
-    assert!(run.status.success(), "{run:?}");
-    let said = String::from_utf8(run.stderr).unwrap() + &String::from_utf8(run.stdout).unwrap();
-    assert!(said.contains("subtitles are left out"), "{said}");
-    let output = folder.path().join("out.mkv");
-    assert_eq!(times(&output), times(&input));
     let distances: std::collections::HashSet<u64> = times(&input).windows(2).map(|pair| pair[1] - pair[0]).collect();
     assert!(distances.len() > 1, "the input is even");
-    assert_eq!(packets(&input, "text").len(), 1);
-    assert_eq!(packets(&output, "text"), []);
+    for output in ["out.mkv", "out.mp4"] {
+        let run = fastvsr(folder.path(), &["upscale", "in.mkv", output]).output().unwrap();
+        assert!(run.status.success(), "{run:?}");
+        assert_eq!(String::from_utf8(run.stderr).unwrap(), "", "a note on what was left out");
+        let output = folder.path().join(output);
+        assert_eq!(times(&output), times(&input));
+        let spoken: Vec<_> = packets(&output, "text").into_iter().filter(|(_, size)| *size > 2).collect();
+        let at = |n: usize| spoken[n].0.unwrap().mseconds();
+        assert_eq!((spoken.len(), at(0), at(1)), (2, 100, 1200), "{spoken:?}");
+    }
+}
+
+#[test]
+fn a_turned_film_is_turned_upright() {
+    let folder = tempfile::tempdir().unwrap();
+    let (input, output) = (folder.path().join("in.mp4"), folder.path().join("out.mp4"));
+    Pipeline::new(&format!(
+        "videotestsrc num-buffers=5 pattern=gradient ! video/x-raw,format=I420,width=64,height=48,framerate=25/1 ! \
+         x264enc speed-preset=ultrafast ! mp4mux ! filesink location={}",
+        input.display()
+    ))
+    .run();
+    // As telephones write it: mp4mux 1.22 always writes the unit matrix, 44 bytes after the name of the track's header.
+    let mut file = fs::read(&input).unwrap();
+    let matrix = file.windows(4).position(|name| name == b"tkhd").unwrap() + 44;
+    for (n, value) in [0, 0x1_0000, 0, -0x1_0000, 0, 0, 48 << 16, 0, 0x4000_0000_i32].into_iter().enumerate() {
+        file[matrix + 4 * n..][..4].copy_from_slice(&value.to_be_bytes());
+    }
+    fs::write(&input, file).unwrap();
+    let orientation = |file: &Path| {
+        let tags = video(file).tags();
+        tags.and_then(|tags| tags.get::<gst::tags::ImageOrientation>().map(|tag| tag.get().to_string()))
+    };
+    assert_eq!(orientation(&input).as_deref(), Some("rotate-90"));
+    succeeds(folder.path(), &["upscale", "in.mp4", "out.mp4"]);
+    assert_eq!((video(&output).width(), video(&output).height()), (192, 256));
+    assert_ne!(orientation(&output).as_deref(), Some("rotate-90"));
+    let (before, after) = (&frames(&input)[0].1, &frames(&output)[0].1);
+    let mean = |pixels: Vec<u8>| pixels.iter().map(|v| f64::from(*v)).sum::<f64>() / pixels.len() as f64;
+    let (top, bottom) = (mean(before[..64 * 4].to_vec()), mean(before[64 * 44..].to_vec()));
+    let column = |from: usize| mean(after.chunks(192).flat_map(|row| row[from..from + 16].to_vec()).collect());
+    assert!((top - bottom).abs() > 100.0, "the picture has no top");
+    // A quarter of a turn to the right puts the top on the right.
+    assert!((column(176) - top).abs() < 8.0, "right {:.0}, expected {top:.0}", column(176));
+    assert!((column(0) - bottom).abs() < 8.0, "left {:.0}, expected {bottom:.0}", column(0));
+}
+
+/// When the first white frame is seen and the first tick after one second heard, in milliseconds.
+fn flash_and_tick(file: &Path) -> (f64, f64) {
+    let bright = |luma: &[u8]| luma.iter().map(|v| u64::from(*v)).sum::<u64>() > 128 * luma.len() as u64;
+    let flash = frames(file).iter().find(|(_, luma)| bright(luma)).expect("no flash").0;
+    let pipeline = Pipeline::new(&format!(
+        "filesrc location={} ! parsebin ! audio/mpeg ! decodebin ! audioconvert ! \
+         audio/x-raw,format=S16LE,channels=1,rate=44100 ! appsink name=sink sync=false",
+        file.display()
+    ));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let sink: gst_app::AppSink = pipeline.by_name("sink").unwrap().downcast().unwrap();
+    while let Ok(sample) = sink.pull_sample() {
+        let buffer = sample.buffer().unwrap();
+        let segment = sample.segment().unwrap().downcast_ref::<gst::ClockTime>().unwrap();
+        let Some(begin) = segment.to_stream_time(buffer.pts()) else { continue };
+        for (n, value) in buffer.map_readable().unwrap().chunks_exact(2).enumerate() {
+            let at = begin.nseconds() as f64 / 1e6 + n as f64 / 44.1;
+            if at > 500.0 && i16::from_le_bytes([value[0], value[1]]).unsigned_abs() > 5000 {
+                return (flash.nseconds() as f64 / 1e6, at);
+            }
+        }
+    }
+    panic!("no tick: {:?}", pipeline.error());
+}
+
+#[test]
+fn sound_stays_with_the_picture() {
+    for (extension, mux) in [("mp4", "mp4mux"), ("mkv", "matroskamux")] {
+        let folder = tempfile::tempdir().unwrap();
+        let name = format!("in.{extension}");
+        // Black, from about two seconds on white; a tick at nought and two.
+        Pipeline::new(&format!(
+            "videotestsrc num-buffers=2 pattern=blink ! video/x-raw,format=I420,width=64,height=48,framerate=1/4 ! \
+             videorate ! video/x-raw,framerate=25/1 ! identity eos-after=80 ! x264enc key-int-max=25 ! \
+             {mux} name=mux ! filesink location={} \
+             audiotestsrc wave=ticks tick-interval=2000000000 freq=1000 num-buffers=129 samplesperbuffer=1024 ! \
+             audio/x-raw,rate=44100,channels=2 ! avenc_aac ! mux.",
+            folder.path().join(&name).display()
+        ))
+        .run();
+        let (flash, tick) = flash_and_tick(&folder.path().join(&name));
+        assert!((1500.0..2500.0).contains(&flash), "the flash of the input is at {flash} ms");
+        for (part, from) in [(&[][..], 0.0), (&["--start", "1.0"], 1000.0)] {
+            let output = format!("out{from}.{extension}");
+            succeeds(folder.path(), &[&["upscale", &name, &output], part].concat());
+            let (seen, heard) = flash_and_tick(&folder.path().join(output));
+            println!(
+                "{extension} from {from}: flash {flash} -> {seen} ms, tick {tick:.1} -> {heard:.1} ms, sound moved by {:.1} ms",
+                (heard - seen) - (tick - flash)
+            );
+            assert!((seen - (flash - from)).abs() < 2.0, "the flash moved to {seen} ms");
+            assert!(((heard - seen) - (tick - flash)).abs() < 40.0, "the sound moved: {heard} ms");
+        }
+    }
+}
+
+#[test]
+fn other_codecs_and_ten_bits_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |name: &str, format: &str, encoder: &str| {
+        Pipeline::new(&format!(
+            "videotestsrc num-buffers=5 pattern=ball ! video/x-raw,format={format},width=64,height=48,framerate=25/1 ! \
+             {encoder} ! filesink location={}",
+            folder.path().join(name).display()
+        ))
+        .run();
+    };
+    make("h264.mp4", "I420", "x264enc speed-preset=ultrafast ! mp4mux");
+    succeeds(folder.path(), &["upscale", "h264.mp4", "h264-out.mp4"]);
+    let expected = frames(&folder.path().join("h264-out.mp4"));
+    for (name, format, encoder) in [
+        ("h265.mp4", "I420", "x265enc speed-preset=ultrafast log-level=error ! h265parse ! mp4mux"),
+        ("av1.mkv", "I420", "av1enc cpu-used=8 end-usage=q max-quantizer=20 ! av1parse ! matroskamux"),
+        ("vp9.webm", "I420", "vp9enc deadline=1 cpu-used=8 min-quantizer=0 max-quantizer=10 ! webmmux"),
+        ("h264-10.mp4", "I420_10LE", "x264enc speed-preset=ultrafast ! video/x-h264,profile=high-10 ! mp4mux"),
+        ("h265-10.mkv", "I420_10LE", "x265enc speed-preset=ultrafast log-level=error ! h265parse ! matroskamux"),
+    ] {
+        make(name, format, encoder);
+        let output = format!("{name}-out.mp4");
+        succeeds(folder.path(), &["upscale", name, &output]);
+        let output = folder.path().join(output);
+        let seen = frames(&output);
+        assert_eq!(seen.iter().map(|(time, _)| time.mseconds()).collect::<Vec<_>>(), [0, 40, 80, 120, 160], "{name}");
+        assert_eq!(video(&output).depth() > 24, format == "I420_10LE", "{name}: {} bits", video(&output).depth());
+        let worst = seen.iter().zip(&expected).map(|(a, b)| psnr(&a.1, &b.1)).fold(f64::INFINITY, f64::min);
+        assert!(worst > 25.0, "{name}: {worst:.1} dB to the film as H.264");
+    }
+}
+
+#[test]
+fn a_preview_is_five_seconds_of_the_middle() {
+    let folder = tempfile::tempdir().unwrap();
+    film(folder.path(), "in.mp4", 300, "identity", "mp4mux");
+    succeeds(folder.path(), &["upscale", "in.mp4", "out.mp4", "--preview"]);
+    // The sound is longer than the picture, so the middle lies between two frames.
+    let times = times(&folder.path().join("out.mp4"));
+    assert!(times[0] < 40 && times.windows(2).all(|pair| pair[1] - pair[0] == 40), "{times:?}");
+    assert_eq!(times.len(), 125);
+    let sound = packets(&folder.path().join("out.mp4"), "audio").len();
+    assert!((213..=217).contains(&sound), "{sound} packets of sound");
+}
+
+#[test]
+fn a_full_disk_is_an_error_in_words_and_costs_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(at, "in.mp4", 100, "identity", "mp4mux");
+    succeeds(at, &["upscale", "in.mp4", "whole.mp4"]);
+    let frames: u64 = packets(&at.join("whole.mp4"), "video").iter().map(|(_, size)| *size as u64).sum();
+    let whole = fs::metadata(at.join("whole.mp4")).unwrap().len();
+    fs::create_dir(at.join("disk")).unwrap();
+    // A small file system that nobody else sees; after the failure it grows.
+    let script = r#"mount -t tmpfs -o size=$2 none disk || exit 99
+        "$1" upscale --provider cpu in.mp4 disk/out.mp4 2>said; code=$?
+        ls -A disk >left; mount -o remount,size=100m disk
+        "$1" upscale --provider cpu in.mp4 disk/out.mp4 --resume && cp disk/out.mp4 "$3" && exit $code"#;
+    for (name, size, after) in [
+        ("frames.mp4", frames * 6 / 10, "which --resume can go on from"),
+        ("mux.mp4", frames + whole * 6 / 10, "go on with --resume"),
+    ] {
+        let mut shell = Command::new("unshare");
+        shell.args(["--map-root-user", "--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_fastvsr")]);
+        let done = shell.arg(size.to_string()).arg(name).current_dir(at).output();
+        let Ok(done) = done else { return eprintln!("skipped: there is no unshare") };
+        if done.status.code() == Some(99) || String::from_utf8_lossy(&done.stderr).contains("unshare failed") {
+            return eprintln!("skipped: nothing may be mounted here: {done:?}");
+        }
+        assert_eq!(done.status.code(), Some(1), "{done:?}");
+        let said = fs::read_to_string(at.join("said")).unwrap();
+        assert!(said.to_lowercase().contains("no space left") && said.contains(after), "{said}");
+        assert_eq!(fs::read_to_string(at.join("left")).unwrap().trim(), ".out.mp4.fastvsr");
+        assert_eq!(times(&at.join(name)), times(&at.join("in.mp4")));
+    }
 }
 
 #[test]
@@ -286,6 +462,7 @@ fn the_doctor_finds_what_the_tests_run_on_and_misses_what_is_hidden() {
     let folder = tempfile::tempdir().unwrap();
     let said = succeeds(folder.path(), &["doctor"]);
     assert!(said.contains("Upscaling works.") && said.contains("provider     cpu       works"), "{said}");
+    assert!(said.contains("ms a frame"), "{said}");
     let hidden = fastvsr(folder.path(), &["doctor"]).env("ORT_DYLIB_PATH", "/nothing").output().unwrap();
     let said = String::from_utf8(hidden.stdout).unwrap();
     assert_eq!(hidden.status.code(), Some(1));

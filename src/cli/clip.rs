@@ -134,7 +134,7 @@ impl Clip {
                     pad.push_event(gst::event::Eos::new());
                     gst::PadProbeReturn::Drop
                 }
-                Some(time) if time < range.from.nseconds() as i64 => gst::PadProbeReturn::Drop,
+                Some(time) if time < range.from.nseconds() as i64 => gst::PadProbeReturn::Handled,
                 _ => gst::PadProbeReturn::Ok,
             }
         });

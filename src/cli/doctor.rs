@@ -1,14 +1,17 @@
 //! `fastvsr doctor`: what upscaling needs and what of it is here; for what is missing, the command that installs it.
 
-use std::{fs, process::ExitCode};
+use std::{fs, process::ExitCode, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow, bail};
 use gstfastvsr::{
     engine::{Engine, Key, Precision, Provider, Runtime},
-    model::Source,
+    model::{self, Source},
 };
 
-use crate::{models, upscaler};
+use crate::{
+    models,
+    upscaler::{self, Upscaler},
+};
 
 /// Say what is here, what is missing, and how to install it
 #[derive(Debug, clap::Args)]
@@ -40,6 +43,9 @@ const WELCOME: &[(&str, &str, &str)] = &[
     ("pngenc", "gstreamer1.0-plugins-good", "fastvsr compare"),
     ("textoverlay", "gstreamer1.0-x", "fastvsr compare"),
 ];
+
+/// Size of the frame that is upscaled to see whether it works.
+const FRAME: (u32, u32) = (320, 180);
 
 /// CPU features that decide the speed, as Linux names them.
 const FEATURES: &[&str] = &["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16"];
@@ -125,20 +131,37 @@ fn gpus() {
     models.iter().for_each(|model| println!("GPU          {model}"));
 }
 
-/// Loads the embedded model with each provider; whether any runs it.
+/// Lets the embedded model upscale with each provider; whether any does.
 fn providers(runtime: &'static Runtime) -> bool {
     let mut works = false;
     for provider in [Provider::TensorRt, Provider::Cuda, Provider::OpenVino, Provider::Cpu] {
         let key = Key { source: Source::Embedded, provider, device: 0, precision: Precision::Auto };
-        match Engine::open(runtime, &key) {
-            Ok(engine) => {
-                println!("provider     {:<9} works, in {}", provider.nick(), engine.precision.nick());
+        let tried = Engine::open(runtime, &key).map_err(|err| anyhow!("{err}"));
+        match tried.and_then(|engine| Ok((engine.precision.nick(), frame(provider)?))) {
+            Ok((precision, time)) => {
+                let milliseconds = time.as_secs_f64() * 1e3;
+                println!(
+                    "provider     {:<9} works, in {precision}: {}x{} in {milliseconds:.0} ms a frame",
+                    provider.nick(),
+                    FRAME.0,
+                    FRAME.1
+                );
                 works = true;
             }
-            Err(err) => println!("provider     {:<9} no: {err}", provider.nick()),
+            Err(err) => println!("provider     {:<9} no: {err:#}", provider.nick()),
         }
     }
     works
+}
+
+/// How long one frame takes, after one that waits for the provider to set itself up.
+fn frame(provider: Provider) -> Result<Duration> {
+    let upscaler = Upscaler { model: model::DEFAULT.into(), provider: provider.nick().into(), window: 1 };
+    let times = upscaler::measure(&upscaler, FRAME, 2, Duration::MAX)?;
+    match times[..] {
+        [first, second] => Ok(second - first),
+        _ => bail!("the model gave {} frames: expected 2", times.len()),
+    }
 }
 
 /// The version in the name of the library, where there is one.

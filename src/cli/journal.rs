@@ -5,7 +5,7 @@
 //! decoding, duration; nanoseconds), a byte that says whether it is a key frame, the number of bytes, and the bytes.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
@@ -91,8 +91,10 @@ impl Journal {
         let file = open(path)?;
         file.set_len(0)?;
         let mut file = BufWriter::new(file);
-        writeln!(file, "{recipe}").with_context(|| format!("cannot write `{}`", path.display()))?;
-        file.flush()?;
+        writeln!(file, "{recipe}")
+            .and_then(|()| file.flush())
+            .inspect_err(|_| drop(fs::remove_file(path)))
+            .with_context(|| format!("cannot write `{}`", path.display()))?;
         Ok(Self { file, caps: None, frames: 0 })
     }
 

@@ -107,11 +107,6 @@ fn keep(pipeline: &gst::Pipeline, pad: &gst::Pad, container: Container, range: R
         }
         _ => "subtitle_%u",
     };
-    // With subtitles in it, matroskamux (1.22) never comes to an end here.
-    if kind == "subtitle_%u" && container.muxer().starts_with("matroskamux") {
-        discard(pipeline, pad)?;
-        return Ok(Some("subtitles are left out: fastvsr keeps them in .mp4 only".into()));
-    }
     let mux = pipeline.by_name("mux").context("the pipeline has no muxer")?;
     let template = mux.pad_template(kind);
     let holds = template.as_ref().is_some_and(|template| template.caps().can_intersect(&caps));
@@ -123,7 +118,7 @@ fn keep(pipeline: &gst::Pipeline, pad: &gst::Pad, container: Container, range: R
         let chain = format!("queue {plain} ! decodebin ! audioconvert ! audioresample ! {encoder} ! queue {plain}");
         (chain, Some(format!("audio: {name} does not fit this kind of file and was encoded anew with {encoder}")))
     } else if name == "text/x-raw" && template.is_some() {
-        (format!("queue {plain} name=text"), None)
+        (format!("queue {plain} name=text ! capssetter replace=true caps=text/x-raw,format=utf8"), None)
     } else {
         discard(pipeline, pad)?;
         return Ok(Some(format!("subtitles: {name} does not fit this kind of file and was left out")));
@@ -136,8 +131,13 @@ fn keep(pipeline: &gst::Pipeline, pad: &gst::Pad, container: Container, range: R
     pipeline.add(&chain)?;
     chain.sync_state_with_parent()?;
     let target = mux.request_pad_simple(kind).context("the muxer takes no more streams of this kind")?;
-    chain.static_pad("src").context("no source pad")?.link(&target)?;
-    pad.link(&chain.static_pad("sink").context("no sink pad")?)?;
+    let (sink, source) =
+        (chain.static_pad("sink").context("no sink pad")?, chain.static_pad("src").context("no source pad")?);
+    if let Err(err) = source.link(&target).and_then(|_| pad.link(&sink)) {
+        // The muxer would wait for it without end.
+        mux.release_request_pad(&target);
+        return Err(err.into());
+    }
     Ok(note)
 }
 
@@ -155,7 +155,7 @@ fn trim(pad: &gst::Pad, range: Range) {
     pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
         let time = info.buffer().and_then(|buffer| stream_time(pad, buffer.pts()));
         match time {
-            Some(time) if time < from || to.is_some_and(|to| time >= to) => gst::PadProbeReturn::Drop,
+            Some(time) if time < from || to.is_some_and(|to| time >= to) => gst::PadProbeReturn::Handled,
             _ => gst::PadProbeReturn::Ok,
         }
     });
@@ -164,24 +164,15 @@ fn trim(pad: &gst::Pad, range: Range) {
 
 /// Makes plain text of text with markup, which muxers do not take.
 fn plain_text(pad: &gst::Pad) {
-    let mask = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
-    pad.add_probe(mask, |_, info| {
-        match &mut info.data {
-            Some(gst::PadProbeData::Event(event)) if event.type_() == gst::EventType::Caps => {
-                let caps = gst::Caps::builder("text/x-raw").field("format", "utf8").build();
-                *event = gst::event::Caps::new(&caps);
+    pad.add_probe(gst::PadProbeType::BUFFER, |_, info| {
+        if let Some(buffer) = info.buffer_mut() {
+            let text = buffer.map_readable().map(|data| unmark(&String::from_utf8_lossy(&data))).unwrap_or_default();
+            let mut plain = gst::Buffer::from_mut_slice(text.into_bytes());
+            let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS;
+            if let Some(plain) = plain.get_mut() {
+                let _ = buffer.copy_into(plain, what, ..);
             }
-            Some(gst::PadProbeData::Buffer(buffer)) => {
-                let text =
-                    buffer.map_readable().map(|data| unmark(&String::from_utf8_lossy(&data))).unwrap_or_default();
-                let mut plain = gst::Buffer::from_mut_slice(text.into_bytes());
-                let what = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS;
-                if let Some(plain) = plain.get_mut() {
-                    let _ = buffer.copy_into(plain, what, ..);
-                }
-                *buffer = plain;
-            }
-            _ => {}
+            *buffer = plain;
         }
         gst::PadProbeReturn::Ok
     });

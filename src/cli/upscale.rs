@@ -196,7 +196,7 @@ fn play(args: &Args, clip: &Clip, range: Range, encoder: &str, writer: &Shared, 
     large.add_probe(gst::PadProbeType::BUFFER, {
         let encoded = Arc::clone(&encoded);
         move |pad, info| match info.buffer().and_then(|buffer| clip::stream_time(pad, buffer.pts())) {
-            Some(time) if time < first => gst::PadProbeReturn::Drop,
+            Some(time) if time < first => gst::PadProbeReturn::Handled,
             _ => {
                 encoded.fetch_add(1, Ordering::Relaxed);
                 gst::PadProbeReturn::Ok
