@@ -158,3 +158,13 @@ fn a_launch_line_with_the_embedded_model_runs() {
         "fakesink",
     ]));
 }
+
+/// Sessions for the frame size are then still being made, where the provider makes any.
+#[test]
+fn a_process_that_ends_after_its_first_frame_ends_well() {
+    let plugin = Plugin::new();
+    let pipeline = "videotestsrc num-buffers=1 ! video/x-raw,format=RGB,width=160,height=96 ! fastvsr ! fakesink";
+    for _ in 0..5 {
+        output(plugin.tool("gst-launch-1.0").args(["--no-fault", "--quiet"]).args(pipeline.split(' ')));
+    }
+}

@@ -91,7 +91,15 @@ impl Engine {
                     }
                     _ => place,
                 };
-                Ok((sessions::Sessions::load(&runtime.environment, &package, first)?, place))
+                let sessions = sessions::Sessions::load(&runtime.environment, &package, first)?;
+                if *provider == Provider::OpenVino {
+                    // Compiling for a size sets up more of the library than compiling for any. Its destructors must be
+                    // known before the worker asks to be waited for, or a process that ends takes them from under a build.
+                    let axes = sessions.axes();
+                    let small = sessions::smallest(&package.manifest);
+                    sessions::Sessions::for_size(&runtime.environment, &package, place, &axes, small, None)?;
+                }
+                Ok((sessions, place))
             });
             match loaded {
                 Ok((sessions, place)) => {

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     frames::{RGB, Size},
-    model::{Graph, Package, Stage, StageKind, StateManifest},
+    model::{Graph, Manifest, Package, Stage, StageKind, StateManifest},
 };
 
 const FRAMES: &str = "frames";
@@ -209,8 +209,7 @@ impl Sessions {
     }
 
     fn probe(&mut self, package: &Package) -> Result<(), Error> {
-        let side = package.manifest.geometry.multiple.max(16).next_multiple_of(package.manifest.geometry.multiple);
-        let size = Size { width: side, height: side };
+        let size = smallest(&package.manifest);
         let count = package.manifest.time.minimum;
         let window = self.window(vec![127; count * size.rgb_bytes()], count, size, None, &Ticket::default())?;
         let mut memory = self.blank(size);
@@ -461,6 +460,12 @@ impl Loaded {
         )?;
         Ok(names.into_iter().filter_map(|name| outputs.remove(name)).collect())
     }
+}
+
+/// Size of the frames that show whether a model runs.
+pub(super) fn smallest(manifest: &Manifest) -> Size {
+    let side = manifest.geometry.multiple.max(16).next_multiple_of(manifest.geometry.multiple);
+    Size { width: side, height: side }
 }
 
 /// Registers a provider, and does nothing with it.

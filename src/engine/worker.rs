@@ -11,8 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use once_cell::sync::OnceCell;
-
 use super::Error;
 
 /// Ends the waits of one user of a worker, from any thread.
@@ -245,18 +243,16 @@ impl Drop for Busy {
     }
 }
 
-/// Makes the end of the process wait for the threads that are busy, and keeps them from beginning anything new.
+/// Makes the end of the process wait for the threads that are busy, and keeps them from beginning anything new. What was
+/// registered last is called first, so every worker registers it: behind what its model has made the library set up.
 fn at_exit_wait() {
-    static AT_EXIT: OnceCell<()> = OnceCell::new();
-    AT_EXIT.get_or_init(|| {
-        extern "C" fn wait() {
-            let mut gate = lock(&GATE);
-            gate.ending = true;
-            drop(IDLE.wait_timeout_while(gate, LONGEST_WAIT, |gate| gate.busy > 0));
-        }
-        // SAFETY: `wait` is a plain function that lives as long as the process: GStreamer never unloads plugins.
-        unsafe { libc::atexit(wait) };
-    });
+    extern "C" fn wait() {
+        let mut gate = lock(&GATE);
+        gate.ending = true;
+        drop(IDLE.wait_timeout_while(gate, LONGEST_WAIT, |gate| gate.busy > 0));
+    }
+    // SAFETY: `wait` is a plain function that lives as long as the process: GStreamer never unloads plugins.
+    unsafe { libc::atexit(wait) };
 }
 
 #[cfg(test)]
