@@ -10,12 +10,15 @@
 //! wait while another is being upscaled; when the next comes it is dropped, so that a machine that is too slow shows
 //! fewer frames and not ever older ones.
 
+mod common;
+
 use std::{
     env,
     sync::{Arc, Mutex},
 };
 
 use anyhow::{Context, Result, bail};
+use common::is_closed_window;
 use gst::prelude::*;
 
 const SIZE: &str = "video/x-raw,width=320,height=180";
@@ -45,15 +48,6 @@ fn report(what: &str, ages: &Ages) {
     ages.sort_by(f64::total_cmp);
     let at = |share: f64| ages.get((ages.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
     println!("{what:18} {:6} frames   median {:6.1} ms   p95 {:6.1} ms", ages.len(), at(0.5), at(0.95));
-}
-
-/// Whether an error is the sink's way to say that its window was closed.
-fn is_closed_window(err: &gst::message::Error) -> bool {
-    let from_sink = err
-        .src()
-        .and_then(|src| src.downcast_ref::<gst::Element>())
-        .is_some_and(|element| element.element_flags().contains(gst::ElementFlags::SINK));
-    from_sink && err.error().matches(gst::ResourceError::NotFound)
 }
 
 /// Plays until the end, an error, or until the window is closed.

@@ -8,6 +8,8 @@
 //! Both pictures are put beside each other, so that they are of one frame. The wipe then moves what is right of the line
 //! from the right picture over the left one, and the right picture is cropped away.
 
+mod common;
+
 use std::{
     env,
     sync::{
@@ -17,6 +19,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use common::is_closed_window;
 use gst::prelude::*;
 use gst_video::{VideoFrameExt, VideoFrameRef, VideoInfo};
 
@@ -39,15 +42,6 @@ fn wipe(buffer: &mut gst::BufferRef, info: &VideoInfo, line: usize) -> Option<()
         row[line * PIXEL..][..PIXEL].fill(0xff);
     }
     Some(())
-}
-
-/// Whether an error is the sink's way to say that its window was closed.
-fn is_closed_window(err: &gst::message::Error) -> bool {
-    let from_sink = err
-        .src()
-        .and_then(|src| src.downcast_ref::<gst::Element>())
-        .is_some_and(|element| element.element_flags().contains(gst::ElementFlags::SINK));
-    from_sink && err.error().matches(gst::ResourceError::NotFound)
 }
 
 /// Plays again and again, until an error, or until the window is closed.

@@ -3,25 +3,9 @@
 
 mod common;
 
-use common::*;
+use common::{samples::FORMATS, *};
 use gst::prelude::*;
 use gst_video::{VideoFormat, VideoInfo};
-
-const FORMATS: [VideoFormat; 13] = [
-    VideoFormat::Rgb,
-    VideoFormat::Bgr,
-    VideoFormat::Rgbx,
-    VideoFormat::Bgrx,
-    VideoFormat::Rgba,
-    VideoFormat::Bgra,
-    VideoFormat::I420,
-    VideoFormat::Nv12,
-    VideoFormat::Y42b,
-    VideoFormat::Y444,
-    VideoFormat::Gray8,
-    VideoFormat::I42010le,
-    VideoFormat::P01010le,
-];
 
 fn video_info(format: VideoFormat) -> VideoInfo {
     init();

@@ -1,4 +1,4 @@
-//! Long runs, minutes each, with the embedded model: `cargo test --release --test soak -- --ignored`. The other tests have them in short.
+//! Long runs, minutes each, with the embedded model: `make soak`. The other tests have them in short.
 
 mod common;
 

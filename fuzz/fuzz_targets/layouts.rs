@@ -5,24 +5,9 @@
 use std::{cell::RefCell, sync::Once};
 
 use arbitrary::Arbitrary;
-use gst_video::{VideoFormat, VideoFrameFlags, VideoInfo, VideoMeta};
+use gst_video::{VideoFrameFlags, VideoInfo, VideoMeta};
+use gstfastvsr::fastvsr::FORMATS;
 use libfuzzer_sys::fuzz_target;
-
-const FORMATS: [VideoFormat; 13] = [
-    VideoFormat::Rgb,
-    VideoFormat::Bgr,
-    VideoFormat::Rgbx,
-    VideoFormat::Bgrx,
-    VideoFormat::Rgba,
-    VideoFormat::Bgra,
-    VideoFormat::I420,
-    VideoFormat::Nv12,
-    VideoFormat::Y42b,
-    VideoFormat::Y444,
-    VideoFormat::Gray8,
-    VideoFormat::I42010le,
-    VideoFormat::P01010le,
-];
 
 #[derive(Debug, Arbitrary)]
 struct Input {

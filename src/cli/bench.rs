@@ -13,7 +13,7 @@ pub(crate) struct Args {
     #[arg(long)]
     model: Option<String>,
     /// What runs the model: auto, cpu, openvino, cuda or tensorrt
-    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu", "openvino", "cuda", "tensorrt"])]
+    #[arg(long, default_value = "auto", value_parser = upscaler::PROVIDERS)]
     provider: String,
     /// Input sizes
     #[arg(long, value_delimiter = ',', value_parser = prewarm::size, default_value = "160x90,320x180,480x270,640x360")]

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use gst::prelude::*;
 use gst_video::{VideoFrameExt, VideoFrameRef, VideoInfo};
+use gstfastvsr::frames::RGB;
 
 use crate::{
     clip::{self, Clip, Range},
@@ -18,9 +19,6 @@ use crate::{
     time,
     upscaler::Upscaler,
 };
-
-/// Bytes per pixel of the frames that are put together.
-const RGB: usize = 3;
 
 /// Frames in which the line of a wipe goes from left to right and back.
 const SWEEP: usize = 150;

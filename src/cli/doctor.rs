@@ -4,7 +4,7 @@ use std::{fs, process::ExitCode, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use gstfastvsr::{
-    engine::{Engine, Key, Precision, Provider, Runtime},
+    engine::{self, Engine, Key, Precision, Provider, Runtime},
     model::{self, Source},
 };
 
@@ -120,11 +120,7 @@ fn cpu() {
 }
 
 fn gpus() {
-    let entries = fs::read_dir("/proc/driver/nvidia/gpus").into_iter().flatten().flatten();
-    let models: Vec<String> = entries
-        .filter_map(|entry| fs::read_to_string(entry.path().join("information")).ok())
-        .filter_map(|text| Some(text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_string()))
-        .collect();
+    let models = engine::gpu_models();
     if models.is_empty() {
         println!("GPU          no NVIDIA driver");
     }

@@ -6,6 +6,9 @@ use anyhow::{Context, Result};
 use gst::prelude::*;
 use gstfastvsr::engine::{self, LogLevel, Runtime};
 
+/// What `--provider` may be, as the element's property has it.
+pub(crate) const PROVIDERS: [&str; 5] = ["auto", "cpu", "openvino", "cuda", "tensorrt"];
+
 /// Which model runs, and on what.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Upscaler {
@@ -13,7 +16,7 @@ pub(crate) struct Upscaler {
     #[arg(long, default_value = gstfastvsr::model::DEFAULT)]
     pub(crate) model: String,
     /// What runs the model: auto, cpu, openvino, cuda or tensorrt
-    #[arg(long, default_value = "auto", value_parser = ["auto", "cpu", "openvino", "cuda", "tensorrt"])]
+    #[arg(long, default_value = "auto", value_parser = PROVIDERS)]
     pub(crate) provider: String,
     /// Frames that are upscaled together; 0 = the model's own
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1024))]

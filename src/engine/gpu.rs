@@ -130,18 +130,29 @@ pub(super) fn fingerprint(library: &Path) -> String {
     lines.join("\n")
 }
 
+/// The models of the machine's NVIDIA GPUs, in the order of their places on the bus, as the driver tells them.
+pub fn models() -> Vec<String> {
+    gpus(Path::new(DRIVER)).into_iter().map(|(_, model)| model).collect()
+}
+
+/// Places on the bus, and models.
+fn gpus(folder: &Path) -> Vec<(String, String)> {
+    let entries = fs::read_dir(folder.join("gpus")).into_iter().flatten().flatten();
+    let mut gpus: Vec<_> = entries
+        .filter_map(|gpu| {
+            let text = fs::read_to_string(gpu.path().join("information")).ok()?;
+            let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_string();
+            Some((gpu.file_name().to_string_lossy().into_owned(), model))
+        })
+        .collect();
+    gpus.sort();
+    gpus
+}
+
 fn driver(folder: &Path) -> Vec<String> {
     let version = fs::read_to_string(folder.join("version")).unwrap_or_default();
-    let gpus = fs::read_dir(folder.join("gpus")).into_iter().flatten().flatten();
-    let models = gpus.filter_map(|gpu| {
-        let text = fs::read_to_string(gpu.path().join("information")).ok()?;
-        let model = text.lines().find_map(|line| line.strip_prefix("Model:"))?.trim().to_string();
-        Some(format!("{} {model}", gpu.file_name().to_string_lossy()))
-    });
-    let mut lines: Vec<_> = models.collect();
-    lines.sort();
-    lines.extend(version.lines().next().map(String::from));
-    lines
+    let gpus = gpus(folder).into_iter().map(|(place, model)| format!("{place} {model}"));
+    gpus.chain(version.lines().next().map(String::from)).collect()
 }
 
 #[cfg(test)]

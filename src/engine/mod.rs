@@ -27,6 +27,7 @@ use ort::environment::Environment;
 
 pub use error::Error;
 pub use fixed::Build;
+pub use gpu::models as gpu_models;
 pub use ort::logging::LogLevel;
 pub use provider::{Precision, Provider};
 pub use registry::Key;

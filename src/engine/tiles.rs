@@ -37,7 +37,8 @@ enum Merged<'a> {
 }
 
 /// Runs a stage on frames of `size`, as [`Loaded::run`] does, but on one tile after the other. All tensors, in and out,
-/// are in host memory, those for the next stage in half precision. The state is advanced in place: a tile's new state waits until no later tile reads the old one.
+/// are in host memory, those for the next stage in half precision. The state is advanced in place: a tile's new state
+/// waits until no later tile reads the old one.
 #[expect(clippy::too_many_arguments, reason = "what a run needs, and nothing that belongs together")]
 pub(super) fn run(
     stage: &mut Loaded,

@@ -6,7 +6,7 @@ use gst_video::VideoFormat;
 use once_cell::sync::Lazy;
 
 /// Pixel formats, the same on both pads: the format that comes in goes out.
-const FORMATS: [VideoFormat; 13] = [
+pub const FORMATS: [VideoFormat; 13] = [
     VideoFormat::Rgb,
     VideoFormat::Bgr,
     VideoFormat::Rgbx,

@@ -273,9 +273,7 @@ impl Convert {
         self.interpolated = Some(interpolated);
         Ok(())
     }
-}
 
-impl Convert {
     /// Makes an output frame of an input frame without the model.
     pub(super) fn resize(
         &mut self,
@@ -301,13 +299,7 @@ impl Convert {
         let Enlarge { small, large, converter } = match &mut self.enlarge {
             Some(enlarge) => enlarge,
             none => {
-                let info = |size: Size| {
-                    VideoInfo::builder(VideoFormat::Rgb, size.width as u32, size.height as u32)
-                        .stride(&[size.rgb_stride() as i32])
-                        .offset(&[0])
-                        .size(size.rgb_bytes())
-                        .build()
-                };
+                let info = |size: Size| rgb_like(&self.output, size, size.rgb_stride());
                 let (small, large) = (info(self.padded)?, info(self.padded_hr)?);
                 let converter = gst_video::VideoConverter::new(&small, &large, Some(options(&large)))?;
                 none.insert(Enlarge { small, large, converter })

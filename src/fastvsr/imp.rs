@@ -180,15 +180,13 @@ impl FastVsr {
         };
         let spent = result.map_err(|failure| self.fail(failure))?;
         self.add(&spent);
-        let stats = {
+        let message = {
             let stats = &mut lock(&self.shared).stats;
             stats.frames_in += 1;
             stats.overloads += u64::from(before == Effort::Whole && after != before);
-            stats.clone()
+            (before != after).then(|| stats.overload(after))
         };
-        if before != after {
-            self.post_element(stats.overload(after));
-        }
+        message.into_iter().for_each(|message| self.post_element(message));
         Ok(())
     }
 
@@ -237,14 +235,12 @@ impl FastVsr {
 
     /// Counts a step of work, and tells the application when there was too little memory for it in one piece.
     fn add(&self, spent: &Spent) {
-        let stats = {
+        let message = {
             let stats = &mut lock(&self.shared).stats;
             stats.add(spent);
-            stats.clone()
+            (spent.steps_down > 0).then(|| stats.memory())
         };
-        if spent.steps_down > 0 {
-            self.post_element(stats.memory());
-        }
+        message.into_iter().for_each(|message| self.post_element(message));
     }
 
     /// Counts a frame that leaves, and tells the pipeline when the latency has changed.

@@ -15,6 +15,7 @@ mod streaming;
 
 use gst::prelude::*;
 
+pub use caps::FORMATS;
 pub use overload::OnOverload;
 
 use crate::{
