@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use gstfastvsr::frames::Size;
 
 use crate::upscaler::{self, Upscaler};
 
@@ -29,6 +30,8 @@ pub(crate) fn size(text: &str) -> Result<(u32, u32)> {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (width, height) = args.size;
+    // The element would go on without what takes long to compile, and this process would end before that is done.
+    args.upscaler.engine()?.prewarm(Size { width: width as usize, height: height as usize })?;
     let times = upscaler::measure(&args.upscaler, args.size, 2, Duration::MAX)?;
     let [first, second] = times[..] else { anyhow::bail!("the model gave {} frames: expected 2", times.len()) };
     println!(

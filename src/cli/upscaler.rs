@@ -1,10 +1,13 @@
 //! Owns the element as the command line uses it: the arguments that choose model and provider, and the runtime.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use gst::prelude::*;
-use gstfastvsr::engine::{self, LogLevel, Runtime};
+use gstfastvsr::{
+    engine::{self, Engine, Key, LogLevel, Precision, Provider, Runtime},
+    model::Source,
+};
 
 /// What `--provider` may be, as the element's property has it.
 pub(crate) const PROVIDERS: [&str; 5] = ["auto", "cpu", "openvino", "cuda", "tensorrt"];
@@ -36,9 +39,22 @@ impl Upscaler {
         Ok(())
     }
 
+    /// The engine that the element has.
+    ///
+    /// # Errors
+    /// If model or provider cannot be used.
+    pub(crate) fn engine(&self) -> Result<Arc<Engine>> {
+        let provider = glib::EnumClass::new::<Provider>().to_value_by_nick(&self.provider);
+        let provider = provider.with_context(|| format!("expected one of {}", PROVIDERS.join(", ")))?.get()?;
+        let source = Source::find(&self.model)?;
+        let key = Key { source, provider, device: 0, precision: Precision::Auto };
+        // The error's own text has its reason.
+        Engine::open(runtime()?, &key).map_err(|err| anyhow!("{err}"))
+    }
+
     /// Output pixels per input pixel along each axis.
     pub(crate) fn scale(&self) -> Result<usize> {
-        Ok(gstfastvsr::model::Source::find(&self.model)?.manifest()?.geometry.scale)
+        Ok(Source::find(&self.model)?.manifest()?.geometry.scale)
     }
 }
 
