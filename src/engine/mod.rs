@@ -82,7 +82,13 @@ impl Engine {
             let loaded = key.precision.resolve(*provider).and_then(|precision| {
                 let place = sessions::Place { provider: *provider, precision, device: key.device };
                 if provider.is_gpu() {
-                    let register = || sessions::register(&runtime.environment, place).map_err(|err| err.to_string());
+                    let register = || {
+                        sessions::register(&runtime.environment, place).map_err(|err| match err {
+                            // `with_libraries` says again which provider it is.
+                            Error::Provider { reason, .. } => reason,
+                            err => err.to_string(),
+                        })
+                    };
                     gpu::with_libraries(*provider, &runtime.library, register)?;
                 }
                 // The first frame would wait minutes for TensorRT's engine, so CUDA serves until there is one.
