@@ -40,17 +40,19 @@ impl CutDetector {
 /// Mean brightness of each cell, in 8-bit levels; frames smaller than the thumbnail have a cell per pixel.
 fn thumbnail(frame: &[u8], size: Size) -> Vec<f32> {
     let (columns, rows) = (COLUMNS.min(size.width), ROWS.min(size.height));
-    let mut sums = vec![(0u32, 0u32); columns * rows];
+    // Where cells begin and end in a row, in bytes; divided once, not for every pixel.
+    let edges: Vec<_> = (0..=columns).map(|cell| RGB * (cell * size.width).div_ceil(columns)).collect();
+    let mut cells = vec![(0u32, 0u32); columns * rows];
     for (y, row) in frame.chunks_exact(size.rgb_stride()).enumerate() {
-        let cells = &mut sums[y * rows / size.height * columns..][..columns];
-        for (x, pixel) in row.chunks_exact(RGB).enumerate() {
-            let (sum, count) = &mut cells[x * columns / size.width];
+        let cells = &mut cells[y * rows / size.height * columns..][..columns];
+        for ((sum, count), edges) in cells.iter_mut().zip(edges.windows(2)) {
+            let pixels = row[edges[0]..edges[1]].chunks_exact(RGB);
+            *count += 4 * pixels.len() as u32;
             // Green counts twice: near enough to luma, in whichever primaries.
-            *sum += u32::from(pixel[0]) + 2 * u32::from(pixel[1]) + u32::from(pixel[2]);
-            *count += 4;
+            *sum += pixels.map(|rgb| u32::from(rgb[0]) + 2 * u32::from(rgb[1]) + u32::from(rgb[2])).sum::<u32>();
         }
     }
-    sums.iter().map(|(sum, count)| *sum as f32 / *count as f32).collect()
+    cells.iter().map(|(sum, count)| *sum as f32 / *count as f32).collect()
 }
 
 fn difference(a: &[f32], b: &[f32]) -> f32 {

@@ -6,6 +6,7 @@
 use std::thread::{available_parallelism, scope};
 
 use gst_video::{VideoFormat, VideoInfo};
+use multiversion::multiversion;
 
 use crate::frames::{RGB, Size};
 
@@ -74,18 +75,15 @@ impl Matrix {
     pub(super) fn write_rgb(&self, yuv: &[u8], yuv_stride: usize, rgb: &mut [u8], rgb_stride: usize, size: Size) {
         let row = size.rgb_stride();
         in_bands(yuv, yuv_stride, rgb, rgb_stride, size, |yuv, rgb| {
-            let rgb = rgb[..row].chunks_exact_mut(RGB);
+            let rgb = &mut rgb[..row];
             if self.deep {
-                for (rgb, yuv) in rgb.zip(yuv.chunks_exact(8)) {
+                for (rgb, yuv) in rgb.chunks_exact_mut(RGB).zip(yuv.chunks_exact(8)) {
                     let sample = |n: usize| f32::from(u16::from_ne_bytes([yuv[2 * n], yuv[2 * n + 1]]));
                     let [r, g, b] = apply(&self.into_rgb, [sample(1), sample(2), sample(3)]);
                     rgb.copy_from_slice(&[r as u8, g as u8, b as u8]);
                 }
             } else {
-                for (rgb, yuv) in rgb.zip(yuv.chunks_exact(4)) {
-                    let [r, g, b] = apply(&self.into_rgb, [yuv[1].into(), yuv[2].into(), yuv[3].into()]);
-                    rgb.copy_from_slice(&[r as u8, g as u8, b as u8]);
-                }
+                row_of_rgb(&self.into_rgb, yuv, rgb);
             }
         });
     }
@@ -104,12 +102,7 @@ impl Matrix {
                     }
                 }
             } else {
-                let (mut rgb, mut yuv) = (rgb.chunks_exact(RGB * LANES), yuv.chunks_exact_mut(4 * LANES));
-                (&mut rgb).zip(&mut yuv).for_each(|(rgb, yuv)| apply_wide(&self.from_rgb, rgb, yuv));
-                for (rgb, yuv) in rgb.remainder().chunks_exact(RGB).zip(yuv.into_remainder().chunks_exact_mut(4)) {
-                    let [y, u, v] = apply(&self.from_rgb, [rgb[0].into(), rgb[1].into(), rgb[2].into()]);
-                    yuv.copy_from_slice(&[u8::MAX, y as u8, u as u8, v as u8]);
-                }
+                row_of_yuv(&self.from_rgb, rgb, yuv);
             }
         });
     }
@@ -141,9 +134,11 @@ pub(super) fn in_bands(
     };
     scope(|scope| {
         for (n, (from, to)) in bands {
-            match n {
-                0 if rows == size.height => band(0, from, to),
-                _ => drop(scope.spawn(move || band(n * rows, from, to))),
+            // The last one is left for this thread.
+            if (n + 1) * rows < size.height {
+                scope.spawn(move || band(n * rows, from, to));
+            } else {
+                band(n * rows, from, to);
             }
         }
     });
@@ -162,24 +157,60 @@ fn apply(columns: &[[f32; 4]; 4], [a, b, c]: [f32; 3]) -> [f32; 3] {
 /// Pixels that become vectors together.
 const LANES: usize = 16;
 
-/// [`apply`] to `LANES` pixels of RGB, component by component, in 0.6 of the time.
-#[inline]
-fn apply_wide(columns: &[[f32; 4]; 4], rgb: &[u8], yuv: &mut [u8]) {
+/// Makes a row of RGB 8-bit 4:4:4, with the widest vectors that the CPU has.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+fn row_of_yuv(columns: &[[f32; 4]; 4], rgb: &[u8], yuv: &mut [u8]) {
+    let (mut rgb, mut yuv) = (rgb.chunks_exact(RGB * LANES), yuv.chunks_exact_mut(4 * LANES));
+    for (rgb, yuv) in (&mut rgb).zip(&mut yuv) {
+        let [y, u, v] = apply_wide::<RGB>(columns, rgb);
+        for (n, pixel) in yuv.chunks_exact_mut(4).enumerate() {
+            pixel.copy_from_slice(&(0xff | y[n] << 8 | u[n] << 16 | v[n] << 24).to_le_bytes());
+        }
+    }
+    for (rgb, yuv) in rgb.remainder().chunks_exact(RGB).zip(yuv.into_remainder().chunks_exact_mut(4)) {
+        let [y, u, v] = apply(columns, [rgb[0].into(), rgb[1].into(), rgb[2].into()]);
+        yuv.copy_from_slice(&[u8::MAX, y as u8, u as u8, v as u8]);
+    }
+}
+
+/// Makes a row of 8-bit 4:4:4 RGB, with the widest vectors that the CPU has.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2", "x86_64+sse4.1"))]
+fn row_of_rgb(columns: &[[f32; 4]; 4], yuv: &[u8], rgb: &mut [u8]) {
+    let (mut yuv, mut rgb) = (yuv.chunks_exact(4 * LANES), rgb.chunks_exact_mut(RGB * LANES));
+    for (yuv, rgb) in (&mut yuv).zip(&mut rgb) {
+        let [r, g, b] = apply_wide::<4>(columns, &yuv[1..]);
+        for (n, pixel) in rgb.chunks_exact_mut(RGB).enumerate() {
+            (pixel[0], pixel[1], pixel[2]) = (r[n] as u8, g[n] as u8, b[n] as u8);
+        }
+    }
+    for (yuv, rgb) in yuv.remainder().chunks_exact(4).zip(rgb.into_remainder().chunks_exact_mut(RGB)) {
+        let [r, g, b] = apply(columns, [yuv[1].into(), yuv[2].into(), yuv[3].into()]);
+        rgb.copy_from_slice(&[r as u8, g as u8, b as u8]);
+    }
+}
+
+/// [`apply`] to `LANES` pixels whose first samples lie `STEP` bytes apart; a list for each component, of whole numbers.
+/// Plain loops, as closures over arrays do not all become vectors, and always inline, for the caller's instructions.
+#[inline(always)]
+#[allow(clippy::needless_range_loop, reason = "several arrays in step")]
+fn apply_wide<const STEP: usize>(columns: &[[f32; 4]; 4], pixels: &[u8]) -> [[u32; LANES]; 3] {
     /// Added to a number from 0 to 2^22, leaves it rounded in the lowest bits: vectors have no cast that cuts off.
     const ROUND: f32 = (1 << 23) as f32;
-    let sample = |c: usize| -> [f32; LANES] { std::array::from_fn(|n| f32::from(rgb[RGB * n + c])) };
-    let [r, g, b] = [sample(0), sample(1), sample(2)];
-    let [x, y, z, zero] = columns;
-    let component = |k: usize| -> [u8; LANES] {
-        std::array::from_fn(|n| {
-            let value = r[n] * x[k] + g[n] * y[k] + b[n] * z[k] + zero[k];
-            (value.clamp(0.0, 255.0) + ROUND).to_bits() as u8
-        })
-    };
-    let components = [[u8::MAX; LANES], component(0), component(1), component(2)];
-    for (n, pixel) in yuv.chunks_exact_mut(4).enumerate() {
-        pixel.copy_from_slice(&components.map(|component| component[n]));
+    let mut samples = [[0.0; LANES]; 3];
+    for n in 0..LANES {
+        for c in 0..3 {
+            samples[c][n] = f32::from(pixels[STEP * n + c]);
+        }
     }
+    let ([a, b, c], [x, y, z, zero]) = (samples, columns);
+    let mut values = [[0; LANES]; 3];
+    for n in 0..LANES {
+        for k in 0..3 {
+            let value = a[n] * x[k] + b[n] * y[k] + c[n] * z[k] + zero[k];
+            values[k][n] = (value.clamp(0.0, 255.0) + ROUND).to_bits() & 0xff;
+        }
+    }
+    values
 }
 
 #[cfg(test)]
@@ -257,6 +288,15 @@ mod tests {
             matrix.write_yuv(&rgb, size.rgb_stride(), &mut together, size.width * 4, size);
             for (rgb, yuv) in rgb.chunks(RGB).zip(alone.chunks_mut(4)) {
                 matrix.write_yuv(rgb, RGB, yuv, 4, ONE);
+            }
+            assert_eq!(together, alone);
+
+            // Any bytes: those of no RGB as well, which are cut to what there is.
+            let yuv: Vec<u8> = (0..size.width * 4).map(|n| (n * 61 + n / 5) as u8).collect();
+            let (mut together, mut alone) = (vec![0; size.rgb_bytes()], vec![0; size.rgb_bytes()]);
+            matrix.write_rgb(&yuv, size.width * 4, &mut together, size.rgb_stride(), size);
+            for (yuv, rgb) in yuv.chunks(4).zip(alone.chunks_mut(RGB)) {
+                matrix.write_rgb(yuv, 4, rgb, RGB, ONE);
             }
             assert_eq!(together, alone);
         }
