@@ -133,11 +133,14 @@ PEAK = re.compile(r"VmHWM:\s+(\d+) kB")
 STATS = re.compile(r"(\w+)-ms=\(double\)([\d.]+)")
 
 
+def environment():
+    """For processes with the plugin, which then looks for ONNX Runtime where this interpreter lives."""
+    return {**os.environ, "VIRTUAL_ENV": sys.prefix, "GST_PLUGIN_PATH": str(PLUGIN)}
+
+
 def play(*pipelines):
     """Run pipelines at the same time, each in a process of its own; every one must end in fakesinks made by `sink`."""
-    # The plugin looks for ONNX Runtime in the active Python environment: this one, activated or not.
-    env = {**os.environ, "VIRTUAL_ENV": sys.prefix, "GST_PLUGIN_PATH": str(PLUGIN), "GST_DEBUG": "fastvsr:4"}
-    env |= {"GST_DEBUG_NO_COLOR": "1", "GST_DEBUG_FILE": "-"}
+    env = environment() | {"GST_DEBUG": "fastvsr:4", "GST_DEBUG_NO_COLOR": "1", "GST_DEBUG_FILE": "-"}
     begin = time.perf_counter()
     running = [
         subprocess.Popen(["gst-launch-1.0", "-v", *p.split()], stdout=subprocess.PIPE, text=True, env=env)

@@ -1,0 +1,132 @@
+"""Measures NVIDIA GPUs: the section "GPU" of RESULTS.md. Started by gpu.sh.
+
+Every provider first has to make the CPU's picture, in the arithmetic that is its own choice. Videos run through
+gst-launch-1.0 into a sink that tells of every frame, as in bench.py, so a frame's time has all conversions in it.
+"""
+
+import argparse
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+from runs import branch, element, environment, play
+
+ROOT = Path(__file__).resolve().parent.parent
+CLIP = ROOT / "examples/demo/clip.mp4"
+PACKAGES = [ROOT / "models/compact-s", ROOT / "models/compact-m"]
+# Width, height, scale, and the frames a second that are wanted of compact-s.
+SIZES = [(320, 180, 4, None), (640, 360, 4, None), (960, 540, 4, 60), (1920, 1080, 2, 60)]
+# TF32 and half precision have 11 bits, and products are added up by the hundred: levels of 255.
+LARGEST, MEAN = 4, 0.25
+STAGES = ("encoder", "unet", "decoder", "convert")
+
+
+def picture(package, provider):
+    """The demo clip as the element upscales it: RGB bytes."""
+    with tempfile.NamedTemporaryFile(suffix=".rgb") as file:
+        pipeline = (
+            f"filesrc location={CLIP} ! decodebin ! videoconvert ! video/x-raw,format=RGB "
+            f"! {element(package, provider)} ! filesink location={file.name}"
+        )
+        subprocess.run(["gst-launch-1.0", "-q", *pipeline.split()], check=True, env=environment())
+        return np.fromfile(file.name, np.uint8)
+
+
+def difference(got, expected):
+    """Largest and mean difference, in levels; a few frames at a time, as a clip is large."""
+    if got.size != expected.size:
+        raise SystemExit(f"expected {expected.size} bytes of video, got {got.size}")
+    parts = [
+        np.abs(a.astype(np.int16) - b)
+        for a, b in zip(np.array_split(got, 64), np.array_split(expected, 64), strict=True)
+    ]
+    return int(max(part.max() for part in parts)), float(np.mean([part.mean() for part in parts]))
+
+
+def speed(package, provider, frames):
+    """Lines of the table of times, and of the one of goals."""
+    rows, goals = [], []
+    for width, height, scale, wanted in SIZES:
+        line = branch(width, height, frames, f"{element(package, provider)} scale={scale}", "NV12")
+        played = play(line)[0]
+        fps, size = 1 / played.steady, f"{width}x{height} -> {scale * width}x{scale * height}"
+        stages = [f"{played.stats[stage]:.2f}" for stage in STAGES]
+        cells = [package.name, provider, size, f"{played.first:.2f}", f"{1e3 / fps:.2f}", f"{fps:.1f}", *stages]
+        rows.append(table_row(cells))
+        print(rows[-1], flush=True)
+        if wanted and package.name == "compact-s":
+            met = "yes" if fps >= wanted else "no"
+            goals.append(table_row([f"{provider}, {size}: >= {wanted} frames a second", f"{fps:.1f}", met]))
+    return rows, goals
+
+
+def table_row(cells):
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def lines(rows):
+    return "\n".join(rows)
+
+
+def gpus():
+    """Models and driver."""
+    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return ["a GPU that nvidia-smi does not tell of"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--providers", default="cuda,tensorrt", help="comma-separated, as in execution-provider")
+    parser.add_argument("--frames", type=int, default=120, help="of every measured video")
+    parser.add_argument("--out", type=Path, default=ROOT / "benches/RESULTS.md")
+    args = parser.parse_args()
+    times, pictures, goals, failed = [], [], [], []
+    for package in PACKAGES:
+        expected = picture(package, "cpu")
+        for provider in args.providers.split(","):
+            try:
+                got = picture(package, provider)
+            except subprocess.CalledProcessError:
+                # What is missing was printed by the element.
+                failed.append(f"{package.name} does not run with {provider}")
+                continue
+            largest, mean = difference(got, expected)
+            good = largest <= LARGEST and mean <= MEAN
+            failed += [] if good else [f"{package.name} with {provider} does not make the CPU's picture"]
+            pictures.append(table_row([package.name, provider, largest, f"{mean:.3f}", "yes" if good else "no"]))
+            rows, reached = speed(package, provider, args.frames)
+            times, goals = times + rows, goals + reached
+    section = f"""
+## GPU
+
+`benches/gpu.sh --providers {args.providers}` on {time.strftime("%Y-%m-%d")}: {"; ".join(gpus())}; ONNX Runtime
+{ort.__version__}. NV12 in and out, {args.frames} frames, stages in milliseconds a frame.
+
+| goal | measured | met |
+|---|---|---|
+{lines(goals)}
+
+| package | provider | size | first frame s | ms a frame | fps | encoder | UNet | decoder | conversion |
+|---|---|---|---|---|---|---|---|---|---|
+{lines(times)}
+
+The demo clip against the CPU's, in levels of 255: at most {LARGEST}, and {MEAN} on average.
+
+| package | provider | largest | mean | good |
+|---|---|---|---|---|
+{lines(pictures)}
+"""
+    before = args.out.read_text().partition("\n## GPU")[0] if args.out.exists() else "# Measured speed\n"
+    args.out.write_text(before + section)
+    if failed:
+        raise SystemExit("\n".join(failed))
+
+
+if __name__ == "__main__":
+    main()
