@@ -1,60 +1,70 @@
-//! Owns the way from decoded RGB to YUV, one band of rows after the other: in its 4:4:4 form, which lies between, a large
-//! frame takes more memory than as RGB.
+//! Owns the way from decoded RGB to YUV, by bands of rows that stay in a core's cache between the steps; large frames by
+//! several threads. In its 4:4:4 form, which lies between, a large frame would take more memory than as RGB.
 
-use std::ops::Range;
+use std::{mem, ops::Range, panic, thread};
 
 use gst_video::{VideoFrameExt, VideoFrameRef, VideoInfo};
 
-use super::colour::Matrix;
+use super::colour::{self, Matrix};
 use crate::frames::Size;
 
-/// Pixels in a band, about: enough that converting it is worth several threads.
-const PIXELS: usize = 1 << 20;
+/// Pixels in a band, about.
+const PIXELS: usize = 1 << 17;
 
-/// Rows above and below a band that chroma filters may look at.
-const MARGIN: usize = 8;
+/// Rows above and below a band that chroma filters may look at; bands begin at multiples of it.
+const MARGIN: usize = 4;
 
 /// Converts frames of one format and size.
 #[derive(Debug)]
 pub(super) struct Bands {
-    matrix: Matrix,
-    converter: gst_video::VideoConverter,
     /// Rows of a band that are kept.
     rows: usize,
-    /// A band with its margins in the 4:4:4 form, and in the stream's format.
-    pixels: gst::Buffer,
-    band: VideoInfo,
-    converted: gst::Buffer,
+    /// One for each thread.
+    bands: Vec<Band>,
 }
 
 impl Bands {
     /// Converts to `stream`; none if that is RGB. `converter` makes a converter between two formats.
     pub(super) fn new(
         stream: &VideoInfo,
-        converter: impl FnOnce(&VideoInfo, &VideoInfo) -> Result<gst_video::VideoConverter, glib::BoolError>,
+        converter: impl Fn(&VideoInfo, &VideoInfo) -> Result<gst_video::VideoConverter, glib::BoolError>,
     ) -> Result<Option<Self>, glib::BoolError> {
-        Self::of(stream, PIXELS, converter)
+        let size = Size { width: stream.width() as usize, height: stream.height() as usize };
+        Self::of(stream, PIXELS, colour::threads(size), converter)
     }
 
     fn of(
         stream: &VideoInfo,
         pixels: usize,
-        converter: impl FnOnce(&VideoInfo, &VideoInfo) -> Result<gst_video::VideoConverter, glib::BoolError>,
+        threads: usize,
+        converter: impl Fn(&VideoInfo, &VideoInfo) -> Result<gst_video::VideoConverter, glib::BoolError>,
     ) -> Result<Option<Self>, glib::BoolError> {
-        let height = stream.height() as usize;
-        let rows = (pixels / stream.width() as usize).next_multiple_of(MARGIN).max(MARGIN);
+        let (width, height) = (stream.width() as usize, stream.height() as usize);
+        // As many to each thread.
+        let part = height.div_ceil(threads);
+        let rows = part.div_ceil((width * part).div_ceil(pixels)).next_multiple_of(MARGIN);
         // As odd as the frame, so that all bands begin at an even row.
         let all = (rows + 2 * MARGIN + height % 2).min(height);
-        let band = VideoInfo::builder(stream.format(), stream.width(), all as u32)
+        let info = VideoInfo::builder(stream.format(), stream.width(), all as u32)
             .fps(stream.fps())
             .par(stream.par())
             .colorimetry(&stream.colorimetry())
             .chroma_site(stream.chroma_site())
             .build()?;
-        let Some(matrix) = Matrix::new(&band)? else { return Ok(None) };
-        let converter = converter(matrix.info(), &band)?;
-        let (pixels, converted) = (gst::Buffer::with_size(matrix.info().size())?, gst::Buffer::with_size(band.size())?);
-        Ok(Some(Self { matrix, converter, rows, pixels, band, converted }))
+        let mut bands = Vec::with_capacity(threads);
+        for _ in 0..threads.min(height.div_ceil(rows)) {
+            let Some(matrix) = Matrix::new(&info)? else { return Ok(None) };
+            let pixels = gst::Buffer::with_size(matrix.info().size())?;
+            let converted = gst::Buffer::with_size(info.size())?;
+            bands.push(Band {
+                converter: converter(matrix.info(), &info)?,
+                matrix,
+                info: info.clone(),
+                pixels,
+                converted,
+            });
+        }
+        Ok(Some(Self { rows, bands }))
     }
 
     /// Converts RGB rows, `stride` bytes apart, into `frame`.
@@ -64,60 +74,166 @@ impl Bands {
         stride: usize,
         frame: &mut VideoFrameRef<&mut gst::BufferRef>,
     ) -> Result<(), glib::BoolError> {
-        let (height, all) = (frame.height() as usize, self.band.height() as usize);
-        if all == height {
-            self.convert(rgb, stride)?;
-            let pixels = VideoFrameRef::from_buffer_ref_readable(&self.pixels, self.matrix.info())?;
-            self.converter.frame_ref(&pixels, frame);
-            return Ok(());
+        let height = frame.height() as usize;
+        if let [band] = self.bands.as_mut_slice()
+            && band.height() == height
+        {
+            return band.convert(rgb, stride, frame);
         }
-        for start in (0..height).step_by(self.rows) {
-            let end = (start + self.rows).min(height);
-            let from = start.saturating_sub(MARGIN).min(height - all);
-            self.convert(&rgb[from * stride..], stride)?;
-            {
-                let pixels = VideoFrameRef::from_buffer_ref_readable(&self.pixels, self.matrix.info())?;
-                let converted = self.converted.make_mut();
-                let mut converted = VideoFrameRef::from_buffer_ref_writable(converted, &self.band)?;
-                self.converter.frame_ref(&pixels, &mut converted);
+        let rows = height.div_ceil(self.rows).div_ceil(self.bands.len()) * self.rows;
+        let parts = parts(frame, rows)?;
+        thread::scope(|scope| {
+            let mut threads = Vec::new();
+            let mut result = Ok(());
+            for (part, band) in parts.into_iter().zip(&mut self.bands) {
+                let rows = self.rows;
+                // The last one is left for this thread.
+                if part.rows.end < height {
+                    threads.push(scope.spawn(move || band.write(rgb, stride, height, rows, part)));
+                } else {
+                    result = band.write(rgb, stride, height, rows, part);
+                }
             }
-            let converted = VideoFrameRef::from_buffer_ref_readable(&self.converted, &self.band)?;
-            copy_rows(&converted, from, frame, start..end)?;
+            threads.into_iter().fold(result, |result, thread| {
+                result.and(thread.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked)))
+            })
+        })
+    }
+}
+
+/// One thread's share of the work, with its memory.
+#[derive(Debug)]
+struct Band {
+    matrix: Matrix,
+    converter: gst_video::VideoConverter,
+    /// A band with its margins, in the stream's format.
+    info: VideoInfo,
+    /// The same in the 4:4:4 form, and converted.
+    pixels: gst::Buffer,
+    converted: gst::Buffer,
+}
+
+impl Band {
+    fn height(&self) -> usize {
+        self.info.height() as usize
+    }
+
+    /// Converts the rows of a part of a frame of `height` rows, so many rows at a time.
+    fn write(
+        &mut self,
+        rgb: &[u8],
+        stride: usize,
+        height: usize,
+        rows: usize,
+        mut part: Part,
+    ) -> Result<(), glib::BoolError> {
+        let mut converted = mem::take(&mut self.converted);
+        for start in part.rows.clone().step_by(rows) {
+            let from = start.saturating_sub(MARGIN).min(height - self.height());
+            {
+                let mut band = VideoFrameRef::from_buffer_ref_writable(converted.make_mut(), &self.info)?;
+                self.convert(&rgb[from * stride..], stride, &mut band)?;
+            }
+            let band = VideoFrameRef::from_buffer_ref_readable(&converted, &self.info)?;
+            part.copy(&band, from, start..(start + rows).min(part.rows.end))?;
         }
+        self.converted = converted;
         Ok(())
     }
 
-    fn convert(&mut self, rgb: &[u8], stride: usize) -> Result<(), glib::BoolError> {
+    /// Converts as many rows as a band has.
+    fn convert(
+        &mut self,
+        rgb: &[u8],
+        stride: usize,
+        frame: &mut VideoFrameRef<&mut gst::BufferRef>,
+    ) -> Result<(), glib::BoolError> {
         let between = self.matrix.info();
         let size = Size { width: between.width() as usize, height: between.height() as usize };
-        let mut pixels = self.pixels.make_mut().map_writable()?;
-        self.matrix.write_yuv(rgb, stride, &mut pixels, between.stride()[0] as usize, size);
+        {
+            let mut pixels = self.pixels.make_mut().map_writable()?;
+            self.matrix.write_yuv(rgb, stride, &mut pixels, between.stride()[0] as usize, size);
+        }
+        let pixels = VideoFrameRef::from_buffer_ref_readable(&self.pixels, between)?;
+        self.converter.frame_ref(&pixels, frame);
         Ok(())
     }
 }
 
-/// Copies the rows `rows` of a frame from a band that begins at row `from`.
-fn copy_rows(
-    band: &VideoFrameRef<&gst::BufferRef>,
-    from: usize,
-    frame: &mut VideoFrameRef<&mut gst::BufferRef>,
+/// Neighbouring rows of a frame.
+struct Part<'a> {
     rows: Range<usize>,
-) -> Result<(), glib::BoolError> {
-    for plane in 0..frame.n_planes() {
-        let component = (0..frame.n_components()).find(|c| frame.comp_plane(*c) == plane);
-        let component = component.ok_or_else(|| glib::bool_error!("plane {plane} holds no component"))?;
-        let bytes = frame.comp_width(component) as usize * frame.comp_pstride(component) as usize;
-        let halved = frame.format_info().h_sub()[component as usize];
-        let down = |row: usize| row.div_ceil(1 << halved);
-        let (to_stride, stride) = (frame.plane_stride()[plane as usize], band.plane_stride()[plane as usize]);
-        let (to_stride, stride) = (to_stride as usize, stride as usize);
-        let (source, target) = (band.plane_data(plane)?, frame.plane_data_mut(plane)?);
-        for row in down(rows.start)..down(rows.end) {
-            let at = (row - down(from)) * stride;
-            target[row * to_stride..][..bytes].copy_from_slice(&source[at..][..bytes]);
-        }
+    planes: Vec<Plane<'a>>,
+}
+
+/// Those rows of one plane.
+struct Plane<'a> {
+    data: &'a mut [u8],
+    layout: PlaneLayout,
+}
+
+#[derive(Clone, Copy)]
+struct PlaneLayout {
+    stride: usize,
+    /// Bytes of a row that are pixels.
+    row: usize,
+    /// By how many bits the number of rows is smaller than the frame's.
+    halved: u32,
+}
+
+impl PlaneLayout {
+    /// The plane's row for a row of the frame.
+    fn row(self, row: usize) -> usize {
+        row.div_ceil(1 << self.halved)
     }
-    Ok(())
+}
+
+/// Cuts a frame into parts of `rows` rows; the last may have fewer.
+fn parts<'a>(frame: &'a mut VideoFrameRef<&mut gst::BufferRef>, rows: usize) -> Result<Vec<Part<'a>>, glib::BoolError> {
+    let height = frame.height() as usize;
+    let layouts: Vec<_> = (0..frame.n_planes())
+        .map(|plane| {
+            let component = (0..frame.n_components()).find(|c| frame.comp_plane(*c) == plane);
+            let component = component.ok_or_else(|| glib::bool_error!("plane {plane} holds no component"))?;
+            let row = frame.comp_width(component) as usize * frame.comp_pstride(component) as usize;
+            let halved = frame.format_info().h_sub()[component as usize];
+            Ok(PlaneLayout { stride: frame.plane_stride()[plane as usize] as usize, row, halved })
+        })
+        .collect::<Result<_, glib::BoolError>>()?;
+    let mut rest = frame.planes_data_mut();
+    let part = |start: usize| {
+        let rows = start..(start + rows).min(height);
+        let planes = layouts.iter().zip(&mut rest).map(|(layout, rest)| {
+            // The last row may end before its stride does.
+            let length = (layout.row(rows.end) - layout.row(rows.start)) * layout.stride;
+            let length = length.min(rest.len());
+            let (data, behind) = mem::take(rest).split_at_mut(length);
+            *rest = behind;
+            Plane { data, layout: *layout }
+        });
+        Part { planes: planes.collect(), rows: rows.clone() }
+    };
+    Ok((0..height).step_by(rows).map(part).collect())
+}
+
+impl Part<'_> {
+    /// Copies the rows `rows` of the frame from a band that begins at row `from`.
+    fn copy(
+        &mut self,
+        band: &VideoFrameRef<&gst::BufferRef>,
+        from: usize,
+        rows: Range<usize>,
+    ) -> Result<(), glib::BoolError> {
+        for (n, Plane { data, layout }) in self.planes.iter_mut().enumerate() {
+            let (source, stride) = (band.plane_data(n as u32)?, band.plane_stride()[n] as usize);
+            for row in layout.row(rows.start)..layout.row(rows.end) {
+                let at = (row - layout.row(from)) * stride;
+                let to = (row - layout.row(self.rows.start)) * layout.stride;
+                data[to..][..layout.row].copy_from_slice(&source[at..][..layout.row]);
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -126,11 +242,13 @@ mod tests {
 
     use super::{super::caps::FORMATS, *};
 
-    fn converted(stream: &VideoInfo, pixels: usize, rgb: &[u8], stride: usize) -> Vec<u8> {
-        let mut config = VideoConverterConfig::new();
-        config.set_dither_method(gst_video::VideoDitherMethod::None);
-        let converter = |from: &VideoInfo, to: &VideoInfo| gst_video::VideoConverter::new(from, to, Some(config));
-        let mut bands = Bands::of(stream, pixels, converter).unwrap().unwrap();
+    fn converted(stream: &VideoInfo, pixels: usize, threads: usize, rgb: &[u8], stride: usize) -> Vec<u8> {
+        let converter = |from: &VideoInfo, to: &VideoInfo| {
+            let mut config = VideoConverterConfig::new();
+            config.set_dither_method(gst_video::VideoDitherMethod::None);
+            gst_video::VideoConverter::new(from, to, Some(config))
+        };
+        let mut bands = Bands::of(stream, pixels, threads, converter).unwrap().unwrap();
         let mut buffer = gst::Buffer::from_mut_slice(vec![0u8; stream.size()]);
         {
             let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer.get_mut().unwrap(), stream).unwrap();
@@ -149,10 +267,12 @@ mod tests {
                 let stream = VideoInfo::builder(format, width, height).chroma_site(site).build().unwrap();
                 let stride = width as usize * 3 + 6;
                 let rgb: Vec<u8> = (0..stride * height as usize).map(|n| (n * n / 7 + n / stride * 31) as u8).collect();
-                let whole = converted(&stream, usize::MAX / 2, &rgb, stride);
-                for pixels in [1, 20 * 24, 20 * 64] {
-                    let banded = converted(&stream, pixels, &rgb, stride);
-                    assert!(banded == whole, "{format} {width}x{height} {site:?}, bands of {pixels} pixels");
+                let whole = converted(&stream, usize::MAX / 2, 1, &rgb, stride);
+                for (pixels, threads) in [(1, 1), (1, 3), (20 * 24, 1), (20 * 24, 2), (20 * 64, 5), (usize::MAX / 2, 2)]
+                {
+                    let banded = converted(&stream, pixels, threads, &rgb, stride);
+                    let about = format!("{format} {width}x{height} {site:?}");
+                    assert!(banded == whole, "{about}, bands of {pixels} pixels, {threads} threads");
                 }
             }
         }
