@@ -121,7 +121,7 @@ impl Convert {
         };
         let unpack = Unpack::new(input, &rgb)?;
         let converter = |from: &VideoInfo, to: &VideoInfo| gst_video::VideoConverter::new(from, to, Some(options(to)));
-        let pack = match Bands::new(output, &converter)? {
+        let pack = match Bands::new(output, converter)? {
             Some(bands) => Pack::Yuv(Box::new(bands)),
             None => Pack::Rgb(converter(&rgb_hr, output)?),
         };
