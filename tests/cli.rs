@@ -157,6 +157,16 @@ fn pixels_that_are_not_square_stay_so() {
 }
 
 #[test]
+fn a_smaller_scale_is_what_comes_out() {
+    let folder = tempfile::tempdir().unwrap();
+    film(folder.path(), "in.mp4", 3, "identity", "mp4mux");
+    succeeds(folder.path(), &["upscale", "in.mp4", "out.mp4", "--scale", "2"]);
+    let video = video(&folder.path().join("out.mp4"));
+    assert_eq!((video.width(), video.height()), (128, 96));
+    fails(folder.path(), &["upscale", "in.mp4", "no.mp4", "--scale", "5"], "scale");
+}
+
+#[test]
 fn frames_of_uneven_length_keep_their_times_and_subtitles_theirs() {
     let folder = tempfile::tempdir().unwrap();
     let spoken = "1\n00:00:00,100 --> 00:00:00,900\nHello <i>you</i>\n\n2\n00:00:01,200 --> 00:00:01,500\nBye\n\n";

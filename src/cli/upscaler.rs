@@ -24,6 +24,9 @@ pub(crate) struct Upscaler {
     /// Frames that are upscaled together; 0 = the model's own
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1024))]
     pub(crate) window: u32,
+    /// Output pixels per input pixel, up to the model's own, which is the default
+    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=16))]
+    pub(crate) scale: Option<u32>,
 }
 
 impl Upscaler {
@@ -36,6 +39,7 @@ impl Upscaler {
         element.set_property("model", &self.model);
         element.set_property_from_str("execution-provider", &self.provider);
         element.set_property("window", self.window);
+        element.set_property("scale", self.scale.unwrap_or(0));
         Ok(())
     }
 
@@ -54,7 +58,10 @@ impl Upscaler {
 
     /// Output pixels per input pixel along each axis.
     pub(crate) fn scale(&self) -> Result<usize> {
-        Ok(Source::find(&self.model)?.manifest()?.geometry.scale)
+        match self.scale {
+            Some(scale) => Ok(scale as usize),
+            None => Ok(Source::find(&self.model)?.manifest()?.geometry.scale),
+        }
     }
 }
 
