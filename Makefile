@@ -7,7 +7,8 @@
 #   make test-examples          all tests of the examples and the documentation
 #   make soak [CLIPS=folder]    the tests' long forms: storms, memory, twice the load, real clips in tiles; half an hour
 #   make fuzz [TIME=60]         every fuzz target for so many seconds
-#   make sanitize               the unit tests that do without ONNX Runtime under Valgrind; `make fuzz` has AddressSanitizer
+#   make sanitize               worker and registry under ThreadSanitizer, all unit tests that do without ONNX Runtime under
+#                               Valgrind; `make fuzz` has AddressSanitizer
 #   make lint                   formatting, clippy, licences, ruff
 #   make bench [PEERS=x.param]  measure this machine, beside a network in ncnn's format if there is one; under 12 minutes
 #   make install                put the plugin, its runtime and the models where GStreamer finds them
@@ -62,14 +63,17 @@ fuzz: system nightly $(VENV)/runtime
 	set -e; for target in $$(cargo fuzz list); do \
 	    cargo +nightly fuzz run $$target -- -max_total_time=$(TIME) -detect_leaks=0; done
 
-# Valgrind knows none of ONNX Runtime's instructions, so there the unit tests that do without it run.
+# Valgrind knows none of ONNX Runtime's instructions, and ThreadSanitizer none of its locks.
 VALGRIND := valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \
     --suppressions=/usr/share/glib-2.0/valgrind/glib.supp --suppressions=.ci/valgrind.supp
-sanitize: system
+sanitize: system nightly
 	@dpkg -s valgrind >/dev/null 2>&1 || $(SUDO) apt-get install -y --no-install-recommends valgrind
+	rustup component add --toolchain nightly rust-src
+	RUSTFLAGS=-Zsanitizer=thread CARGO_TARGET_DIR=target/thread-sanitizer cargo +nightly test --locked --lib \
+	    -Zbuild-std --target $$(rustc -vV | sed -n 's/host: //p') -- engine::worker:: engine::registry::
 	PROPTEST_CASES=16 G_SLICE=always-malloc G_DEBUG=gc-friendly cargo test --locked --lib \
 	    --config "target.'cfg(unix)'.runner = '$(VALGRIND)'" -- --test-threads 1 \
-	    frames:: window:: tiling:: scene:: model:: fastvsr:: engine::memory:: engine::worker::
+	    frames:: window:: tiling:: scene:: model:: fastvsr:: engine::memory:: engine::registry:: engine::worker::
 
 nightly:
 	@rustup toolchain list | grep -q nightly || rustup toolchain install nightly --profile minimal

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, Weak},
 };
 
@@ -23,23 +24,95 @@ pub struct Key {
     pub precision: Precision,
 }
 
-type Slot = Arc<Mutex<Weak<Engine>>>;
+/// What is loaded and used, by key.
+#[derive(Debug)]
+struct Registry<K, T> {
+    slots: Mutex<HashMap<K, Slot<T>>>,
+}
 
-static ENGINES: Lazy<Mutex<HashMap<Key, Slot>>> = Lazy::new(Mutex::default);
+/// Locked while its own is loaded, so that whoever wants the same waits for it.
+type Slot<T> = Arc<Mutex<Weak<T>>>;
+
+static ENGINES: Lazy<Registry<Key, Engine>> = Lazy::new(Registry::new);
 
 /// Gives the engine of `key`, loading it if nobody uses it yet. Two threads that want the same engine load it once;
 /// different engines load in parallel.
 pub(super) fn get(key: &Key, load: impl FnOnce() -> Result<Engine, Error>) -> Result<Arc<Engine>, Error> {
-    let slot = {
-        let mut engines = lock(&ENGINES);
-        engines.retain(|_, slot| Arc::strong_count(slot) > 1 || lock(slot).strong_count() > 0);
-        Arc::clone(engines.entry(key.clone()).or_default())
-    };
-    let mut engine = lock(&slot);
-    if let Some(loaded) = engine.upgrade() {
-        return Ok(loaded);
+    ENGINES.get(key, load)
+}
+
+impl<K: Clone + Eq + Hash, T> Registry<K, T> {
+    fn new() -> Self {
+        Self { slots: Mutex::default() }
     }
-    let loaded = Arc::new(load()?);
-    *engine = Arc::downgrade(&loaded);
-    Ok(loaded)
+
+    fn get<E>(&self, key: &K, load: impl FnOnce() -> Result<T, E>) -> Result<Arc<T>, E> {
+        let slot = {
+            let mut slots = lock(&self.slots);
+            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || lock(slot).strong_count() > 0);
+            Arc::clone(slots.entry(key.clone()).or_default())
+        };
+        let mut shared = lock(&slot);
+        if let Some(loaded) = shared.upgrade() {
+            return Ok(loaded);
+        }
+        let loaded = Arc::new(load()?);
+        *shared = Arc::downgrade(&loaded);
+        Ok(loaded)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Barrier,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        },
+        thread::scope,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_crowd_that_wants_the_same_loads_it_once() {
+        let (registry, loads, together) = (Registry::new(), AtomicUsize::new(0), Barrier::new(8));
+        let want = || {
+            together.wait();
+            let loaded = registry.get(&"s", || Ok::<_, ()>(loads.fetch_add(1, SeqCst))).unwrap();
+            // Until all have it: what nobody uses is let go.
+            together.wait();
+            *loaded
+        };
+        for round in 0..50 {
+            let got = scope(|scope| {
+                let threads: Vec<_> = (0..8).map(|_| scope.spawn(want)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+            });
+            assert_eq!(got, [round; 8]);
+        }
+    }
+
+    #[test]
+    fn different_ones_load_at_the_same_time() {
+        let (registry, together) = (Registry::new(), Barrier::new(2));
+        let load = |key| registry.get(&key, || Ok::<_, ()>(together.wait().is_leader())).unwrap();
+        scope(|scope| {
+            scope.spawn(|| load(1));
+            load(2);
+        });
+    }
+
+    #[test]
+    fn what_failed_to_load_is_tried_again_and_what_is_unused_forgotten() {
+        let registry = Registry::new();
+        assert_eq!(registry.get(&1, || Err::<i32, _>("no")), Err("no"));
+        let loaded = registry.get(&1, || Ok::<_, ()>(5)).unwrap();
+        assert_eq!(registry.get(&1, || Ok::<_, ()>(6)), Ok(loaded));
+        let other = registry.get(&2, || Ok::<_, ()>(7)).unwrap();
+        assert_eq!(*registry.get(&1, || Ok::<_, ()>(8)).unwrap(), 8);
+        drop(other);
+        drop(registry.get(&3, || Ok::<_, ()>(9)));
+        assert_eq!(lock(&registry.slots).keys().collect::<Vec<_>>(), [&3]);
+    }
 }
