@@ -58,10 +58,11 @@ soak: system $(VENV)/runtime
 	    -- --ignored --nocapture --test-threads 1
 
 # GLib and ONNX Runtime keep what they once made.
+fuzz: export ASAN_OPTIONS = detect_leaks=0
 fuzz: system nightly $(VENV)/runtime
 	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked --quiet cargo-fuzz
 	set -e; for target in $$(cargo fuzz list); do \
-	    cargo +nightly fuzz run $$target -- -max_total_time=$(TIME) -detect_leaks=0; done
+	    cargo +nightly fuzz run $$target -- -max_total_time=$(TIME); done
 
 # Valgrind knows none of ONNX Runtime's instructions, and ThreadSanitizer none of its locks.
 VALGRIND := valgrind --quiet --error-exitcode=9 --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \
