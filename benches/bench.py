@@ -26,6 +26,7 @@ from chart import chart
 from fastvsr_models.baselines import export_baselines
 from fastvsr_models.macs import count_package
 from fastvsr_models.networks import FastVSR
+from report import GPU, Report, sized
 from runs import Bare, branch, element, has_bf16, has_openvino, padded, play, seconds, session
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,26 +34,6 @@ CLIP = 33  # frames, as in the paper
 SIZES = [(320, 180), (640, 360)]
 LARGER = [(320, 180), (480, 270), (640, 360), (960, 540)]
 PROVIDERS = [*(["openvino"] if has_openvino() else []), "cpu"]
-
-
-class Report:
-    """RESULTS.md in the making: sections, and the goals with what came of them."""
-
-    def __init__(self):
-        self.sections, self.goals, self.bars = [], [], []
-
-    def table(self, title, about, header, rows):
-        lines = [f"## {title}", "", *([about, ""] if about else [])]
-        lines += [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
-        lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
-        self.sections.append("\n".join(lines))
-        print(self.sections[-1] + "\n", flush=True)
-
-    def goal(self, goal, got, met):
-        self.goals.append(f"| {goal} | {got} | {'yes' if met else 'no'} |")
-
-    def bar(self, label, seconds_per_frame, ours=False):
-        self.bars.append((label, seconds_per_frame * 1e3, ours))
 
 
 def in_turn(contestants, rounds):
@@ -75,10 +56,6 @@ def ratio(over, under):
 
 def ms(times):
     return f"{median(times) * 1e3:.1f}"
-
-
-def sized(width, height):
-    return f"{width}x{height} -> {4 * width}x{4 * height}"
 
 
 def against_baselines(report, package, baselines, rounds):
@@ -342,9 +319,9 @@ if __name__ == "__main__":
         larger_frames(report, package, args.rounds)
         two_instances(report, package, args.rounds)
     results = args.out / "RESULTS.md"
-    # What other scripts measured, on a GPU, stays.
-    _, mark, other = results.read_text().partition("\n## GPU") if results.exists() else ("", "", "")
-    goals = "\n".join(["## Goals", "", "| goal | measured | met |", "|---|---|---|", *report.goals, "", REASONS])
+    # What gpu.py measured stays.
+    _, mark, other = results.read_text().partition(GPU) if results.exists() else ("", "", "")
+    goals = f"## Goals\n\n{report.goals_table()}\n\n{REASONS}"
     head = ["# Measured speed", conditions(args.rounds, args.peers), "![milliseconds a frame](chart.svg)", goals]
     results.write_text("\n\n".join(part.strip() for part in [*head, *report.sections]) + "\n" + mark + other)
     title = f"Milliseconds a frame, {sized(*SIZES[0])}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from report import GPU, Report, markdown, sized
 from runs import branch, element, environment, play
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,29 +47,19 @@ def difference(got, expected):
     return int(max(part.max() for part in parts)), float(np.mean([part.mean() for part in parts]))
 
 
-def speed(package, provider, frames):
-    """Lines of the table of times, and of the one of goals."""
-    rows, goals = [], []
+def speed(report, package, provider, frames):
+    """Rows of the table of times."""
+    rows = []
     for width, height, scale, wanted in SIZES:
         line = branch(width, height, frames, f"{element(package, provider)} scale={scale}", "NV12")
         played = play(line)[0]
-        fps, size = 1 / played.steady, f"{width}x{height} -> {scale * width}x{scale * height}"
+        fps, size = 1 / played.steady, sized(width, height, scale)
         stages = [f"{played.stats[stage]:.2f}" for stage in STAGES]
-        cells = [package.name, provider, size, f"{played.first:.2f}", f"{1e3 / fps:.2f}", f"{fps:.1f}", *stages]
-        rows.append(table_row(cells))
-        print(rows[-1], flush=True)
+        rows.append([package.name, provider, size, f"{played.first:.2f}", f"{1e3 / fps:.2f}", f"{fps:.1f}", *stages])
+        print(*rows[-1], flush=True)
         if wanted and package.name == "compact-s":
-            met = "yes" if fps >= wanted else "no"
-            goals.append(table_row([f"{provider}, {size}: >= {wanted} frames a second", f"{fps:.1f}", met]))
-    return rows, goals
-
-
-def table_row(cells):
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def lines(rows):
-    return "\n".join(rows)
+            report.goal(f"{provider}, {size}: >= {wanted} frames a second", f"{fps:.1f}", fps >= wanted)
+    return rows
 
 
 def gpus():
@@ -86,7 +77,7 @@ def main():
     parser.add_argument("--frames", type=int, default=120, help="of every measured video")
     parser.add_argument("--out", type=Path, default=ROOT / "benches/RESULTS.md")
     args = parser.parse_args()
-    times, pictures, goals, failed = [], [], [], []
+    report, times, pictures, failed = Report(), [], [], []
     for package in PACKAGES:
         expected = picture(package, "cpu")
         for provider in args.providers.split(","):
@@ -99,33 +90,38 @@ def main():
             largest, mean = difference(got, expected)
             good = largest <= LARGEST and mean <= MEAN
             failed += [] if good else [f"{package.name} with {provider} does not make the CPU's picture"]
-            pictures.append(table_row([package.name, provider, largest, f"{mean:.3f}", "yes" if good else "no"]))
-            rows, reached = speed(package, provider, args.frames)
-            times, goals = times + rows, goals + reached
-    section = f"""
-## GPU
-
-`benches/gpu.sh --providers {args.providers}` on {time.strftime("%Y-%m-%d")}: {"; ".join(gpus())}; ONNX Runtime
-{ort.__version__}. NV12 in and out, {args.frames} frames, stages in milliseconds a frame.
-
-| goal | measured | met |
-|---|---|---|
-{lines(goals)}
-
-| package | provider | size | first frame s | ms a frame | fps | encoder | UNet | decoder | conversion |
-|---|---|---|---|---|---|---|---|---|---|
-{lines(times)}
-
-The demo clip against the CPU's, in levels of 255: at most {LARGEST}, and {MEAN} on average.
-
-| package | provider | largest | mean | good |
-|---|---|---|---|---|
-{lines(pictures)}
-"""
-    before = args.out.read_text().partition("\n## GPU")[0] if args.out.exists() else "# Measured speed\n"
-    args.out.write_text(before + section)
+            pictures.append([package.name, provider, largest, f"{mean:.3f}", "yes" if good else "no"])
+            times += speed(report, package, provider, args.frames)
+    # What was measured before is worth more than nothing.
+    if pictures:
+        write(args, report, times, pictures)
     if failed:
         raise SystemExit("\n".join(failed))
+
+
+def write(args, report, times, pictures):
+    """Puts the section in its place, at the end of the file."""
+    about = (
+        f"`benches/gpu.sh --providers {args.providers}` on {time.strftime('%Y-%m-%d')}: {'; '.join(gpus())}; "
+        f"ONNX Runtime {ort.__version__}. NV12 in and out, {args.frames} frames, stages in milliseconds a frame."
+    )
+    against = f"The demo clip against the CPU's, in levels of 255: at most {LARGEST}, and {MEAN} on average."
+    header = [
+        "package",
+        "provider",
+        "size",
+        "first frame s",
+        "ms a frame",
+        "fps",
+        "encoder",
+        "UNet",
+        "decoder",
+        "conversion",
+    ]
+    parts = [GPU.strip(), about, report.goals_table(), "\n".join(markdown(header, times)), against]
+    parts.append("\n".join(markdown(["package", "provider", "largest", "mean", "good"], pictures)))
+    before = args.out.read_text().partition(GPU)[0] if args.out.exists() else "# Measured speed\n"
+    args.out.write_text(f"{before}\n" + "\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":
