@@ -55,14 +55,8 @@ impl Bands {
         for _ in 0..threads.min(height.div_ceil(rows)) {
             let Some(matrix) = Matrix::new(&info)? else { return Ok(None) };
             let pixels = gst::Buffer::with_size(matrix.info().size())?;
-            let converted = gst::Buffer::with_size(info.size())?;
-            bands.push(Band {
-                converter: converter(matrix.info(), &info)?,
-                matrix,
-                info: info.clone(),
-                pixels,
-                converted,
-            });
+            let steps = Steps { converter: converter(matrix.info(), &info)?, matrix, pixels };
+            bands.push(Band { steps, info: info.clone(), converted: gst::Buffer::with_size(info.size())? });
         }
         Ok(Some(Self { rows, bands }))
     }
@@ -78,7 +72,7 @@ impl Bands {
         if let [band] = self.bands.as_mut_slice()
             && band.height() == height
         {
-            return band.convert(rgb, stride, frame);
+            return band.steps.convert(rgb, stride, frame);
         }
         let rows = height.div_ceil(self.rows).div_ceil(self.bands.len()) * self.rows;
         let parts = parts(frame, rows)?;
@@ -104,12 +98,9 @@ impl Bands {
 /// One thread's share of the work, with its memory.
 #[derive(Debug)]
 struct Band {
-    matrix: Matrix,
-    converter: gst_video::VideoConverter,
+    steps: Steps,
     /// A band with its margins, in the stream's format.
     info: VideoInfo,
-    /// The same in the 4:4:4 form, and converted.
-    pixels: gst::Buffer,
     converted: gst::Buffer,
 }
 
@@ -127,20 +118,29 @@ impl Band {
         rows: usize,
         mut part: Part,
     ) -> Result<(), glib::BoolError> {
-        let mut converted = mem::take(&mut self.converted);
         for start in part.rows.clone().step_by(rows) {
             let from = start.saturating_sub(MARGIN).min(height - self.height());
             {
-                let mut band = VideoFrameRef::from_buffer_ref_writable(converted.make_mut(), &self.info)?;
-                self.convert(&rgb[from * stride..], stride, &mut band)?;
+                let mut band = VideoFrameRef::from_buffer_ref_writable(self.converted.make_mut(), &self.info)?;
+                self.steps.convert(&rgb[from * stride..], stride, &mut band)?;
             }
-            let band = VideoFrameRef::from_buffer_ref_readable(&converted, &self.info)?;
+            let band = VideoFrameRef::from_buffer_ref_readable(&self.converted, &self.info)?;
             part.copy(&band, from, start..(start + rows).min(part.rows.end))?;
         }
-        self.converted = converted;
         Ok(())
     }
+}
 
+/// From RGB by way of the 4:4:4 form to the stream's format.
+#[derive(Debug)]
+struct Steps {
+    matrix: Matrix,
+    /// The 4:4:4 form.
+    pixels: gst::Buffer,
+    converter: gst_video::VideoConverter,
+}
+
+impl Steps {
     /// Converts as many rows as a band has.
     fn convert(
         &mut self,
@@ -205,13 +205,13 @@ fn parts<'a>(frame: &'a mut VideoFrameRef<&mut gst::BufferRef>, rows: usize) -> 
         let rows = start..(start + rows).min(height);
         let planes = layouts.iter().zip(&mut rest).map(|(layout, rest)| {
             // The last row may end before its stride does.
-            let length = (layout.row(rows.end) - layout.row(rows.start)) * layout.stride;
-            let length = length.min(rest.len());
+            let length = ((layout.row(rows.end) - layout.row(rows.start)) * layout.stride).min(rest.len());
             let (data, behind) = mem::take(rest).split_at_mut(length);
             *rest = behind;
             Plane { data, layout: *layout }
         });
-        Part { planes: planes.collect(), rows: rows.clone() }
+        let planes = planes.collect();
+        Part { rows, planes }
     };
     Ok((0..height).step_by(rows).map(part).collect())
 }
