@@ -21,7 +21,7 @@ fn status(name: &str) -> u64 {
 }
 
 #[test]
-#[ignore = "takes five minutes"]
+#[ignore = "takes five minutes: `make soak`"]
 fn five_minutes_of_live_video_at_twice_the_load_stay_in_time() {
     const SECONDS: u64 = 300;
     let size = "width=320,height=180";
@@ -73,7 +73,7 @@ fn five_minutes_of_live_video_at_twice_the_load_stay_in_time() {
 }
 
 #[test]
-#[ignore = "takes ten minutes"]
+#[ignore = "takes ten minutes: `make soak`"]
 fn ten_minutes_of_video_take_no_more_memory_than_one() {
     let pipeline = Pipeline::new(
         "videotestsrc pattern=ball ! video/x-raw,format=I420,width=640,height=360,framerate=25/1 ! \
@@ -104,7 +104,7 @@ fn peak(format: &str) -> u64 {
 const LIMIT: u64 = 2_000_000_000;
 
 #[test]
-#[ignore = "takes minutes"]
+#[ignore = "takes minutes: `make soak`"]
 fn ultra_high_definition_stays_within_two_gigabytes() {
     const CHILD: &str = "FASTVSR_TEST_PEAK_OF";
     if let Ok(format) = std::env::var(CHILD) {

@@ -111,13 +111,13 @@ fn a_storm_in_the_middle_of_windows_is_weathered() {
 }
 
 #[test]
-#[ignore = "takes a minute"]
+#[ignore = "takes a minute: `make soak`"]
 fn a_minute_of_storm_is_weathered() {
     storm(0x5eed_0003, 1, Duration::from_secs(60), AT_ONCE);
 }
 
 #[test]
-#[ignore = "takes a minute"]
+#[ignore = "takes a minute: `make soak`"]
 fn a_minute_of_storm_in_the_middle_of_windows_is_weathered() {
     storm(0x5eed_0004, 3, Duration::from_secs(60), AT_ONCE);
 }
@@ -166,7 +166,7 @@ fn twenty_starts_and_stops() {
 }
 
 #[test]
-#[ignore = "takes a minute"]
+#[ignore = "takes a minute: `make soak`"]
 fn five_hundred_starts_and_stops() {
     starts_and_stops(500);
 }
@@ -225,7 +225,7 @@ fn sixteen_elements_share_a_model_and_one_is_flushed() {
 }
 
 #[test]
-#[ignore = "takes a minute"]
+#[ignore = "takes a minute: `make soak`"]
 fn sixteen_elements_share_a_model_for_long_and_one_is_flushed() {
     sixteen(100, AT_ONCE);
 }

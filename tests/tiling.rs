@@ -112,7 +112,7 @@ fn clip(file: &Path) -> (gst::Caps, Vec<gst::Buffer>) {
 }
 
 #[test]
-#[ignore = "takes minutes; FASTVSR_CLIPS names a folder with clips"]
+#[ignore = "takes minutes: `make soak CLIPS=folder`"]
 fn sixty_frames_of_real_clips_in_small_tiles_are_as_in_one_piece() {
     /// Enough for cores of a quarter of the frame's width.
     const SMALL: u64 = 215 << 20;
