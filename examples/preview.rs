@@ -23,9 +23,6 @@ use common::is_closed_window;
 use gst::prelude::*;
 use gst_video::{VideoFrameExt, VideoFrameRef, VideoInfo};
 
-/// Of the embedded model.
-const SCALE: i32 = 4;
-
 /// Where the line is before the size of the picture is known.
 const UNSET: usize = usize::MAX;
 
@@ -72,8 +69,8 @@ fn main() -> Result<()> {
 
     let pipeline = gst::parse::launch(
         "filesrc name=file ! decodebin ! videoconvert ! tee name=frames \
-         frames. ! queue ! videoscale method=catrom ! capsfilter name=large ! both.sink_0 \
-         frames. ! queue ! fastvsr ! both.sink_1 \
+         frames. ! queue ! both.sink_0 \
+         frames. ! queue ! fastvsr name=upscaler ! both.sink_1 \
          compositor name=both ! video/x-raw,format=RGBx ! videocrop name=crop ! queue ! videoconvert ! \
          autovideosink name=window",
     )?;
@@ -81,19 +78,19 @@ fn main() -> Result<()> {
     let element = |name| pipeline.by_name(name).expect("it is in the pipeline");
     element("file").set_property("location", file);
 
-    // The size of the pictures is known when the first frame is decoded, before it is scaled.
-    let (large, both, crop) = (element("large"), element("both"), element("crop"));
+    // The compositor begins when both pictures are there: it has been told by then what size fastvsr makes.
+    let (both, crop) = (element("both"), element("crop"));
     let line = Arc::new(AtomicUsize::new(UNSET));
     let middle = Arc::clone(&line);
-    let frames = element("frames").static_pad("sink").expect("a tee has a sink pad");
-    frames.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+    let upscaled = element("upscaler").static_pad("src").expect("it has a source pad");
+    upscaled.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
         if let Some(gst::EventView::Caps(caps)) = info.event().map(|event| event.view())
             && let Ok(info) = VideoInfo::from_caps(caps.caps())
         {
-            let (width, height) = (info.width() as i32 * SCALE, info.height() as i32 * SCALE);
-            let caps = gst::Caps::builder("video/x-raw").field("width", width).field("height", height).build();
-            large.set_property("caps", caps);
-            both.static_pad("sink_1").expect("it is linked").set_property("xpos", width);
+            let (width, height) = (info.width() as i32, info.height() as i32);
+            let [left, right] = ["sink_0", "sink_1"].map(|name| both.static_pad(name).expect("it is linked"));
+            left.set_properties(&[("width", &width), ("height", &height)]);
+            right.set_property("xpos", width);
             crop.set_property("right", if wipes { width } else { 0 });
             // Not again when the clip begins again.
             let _ = middle.compare_exchange(UNSET, width as usize / 2, Ordering::Relaxed, Ordering::Relaxed);
