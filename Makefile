@@ -39,8 +39,8 @@ SYSTEM := build-essential pkg-config python3-venv \
 export VIRTUAL_ENV := $(VENV)
 
 EXAMPLES := $(CURDIR)/.venv-examples
-EXAMPLES_SYSTEM := chromium ffmpeg imagemagick xauth xdotool xvfb python3-gi \
-    gir1.2-gst-plugins-base-1.0 gir1.2-gst-rtsp-server-1.0
+EXAMPLES_SYSTEM := chromium ffmpeg gstreamer1.0-nice imagemagick xauth xdotool xvfb python3-gi \
+    gir1.2-gst-plugins-base-1.0 gir1.2-gst-plugins-bad-1.0 gir1.2-gst-rtsp-server-1.0
 
 .PHONY: demo test test-examples test-models soak fuzz sanitize lint bench install deb test-deb system nightly clean
 

@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import av
 import numpy as np
@@ -111,6 +113,9 @@ def test_hls(short, tmp_path):
     assert "aac" in run("ffprobe", "-v", "error", "-show_streams", tmp_path / "playlist.m3u8")
 
 
+VIDEO = "document.querySelector('video')"
+
+
 def rtsp_client(url, out):
     """A real one: ffmpeg's."""
     run("ffmpeg", "-v", "error", "-rtsp_transport", "tcp", "-i", url, "-frames:v", 15, out)
@@ -197,6 +202,41 @@ def test_the_preview_wipes_where_the_mouse_is(tmp_path):
     assert psnr(shown[left], bicubic[left]) > psnr(shown[left], upscaled[left]) + 6
     assert psnr(shown[right], upscaled[right]) > psnr(shown[right], bicubic[right]) + 3
     assert (shown[:, 400] > 240).all(), "no line at the mouse"
+
+
+def test_a_webrtc_server_and_two_browsers(server, tmp_path):
+    url = server(ROOT / "examples/webrtc_server.py", "test", "--port", 12554 + os.getpid() % 1000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        complaints, pages = [], [browser.new_page(viewport={"width": 640, "height": 360}) for viewer in range(2)]
+        for number, page in enumerate(pages):
+            page.on("console", lambda message: complaints.append(message.text))
+            page.on("pageerror", lambda error: complaints.append(str(error)))
+            page.goto(url)
+            page.wait_for_function(f"{VIDEO}.getVideoPlaybackQuality().totalVideoFrames > 15")
+            assert page.evaluate(f"[{VIDEO}.videoWidth, {VIDEO}.videoHeight]") == [640, 360]
+            page.screenshot(path=tmp_path / f"{number}.png")
+        # The first one goes, and the second one sees no less of it.
+        pages[0].goto("about:blank")
+        seen = pages[1].evaluate(f"{VIDEO}.getVideoPlaybackQuality().totalVideoFrames")
+        pages[1].wait_for_function(f"{VIDEO}.getVideoPlaybackQuality().totalVideoFrames > {seen + 30}")
+        browser.close()
+    assert complaints == []
+    for number in range(2):
+        shot = pixels(tmp_path / f"{number}.png")
+        assert 100 < (shot.min(-1) > 200).sum() < 40_000, "expected a white ball on black"
+
+
+def test_a_webrtc_server_says_what_it_expects(server):
+    url = server(ROOT / "examples/webrtc_server.py", "test", "--port", 13554 + os.getpid() % 1000)
+    for offer in (b"", b"v=0", "ü".encode("latin-1")):
+        with pytest.raises(HTTPError) as refused:
+            urlopen(url, offer)
+        assert refused.value.code == 400
+        assert b"H.264" in refused.value.read()
+    with pytest.raises(HTTPError) as refused:
+        urlopen(Request(f"{url}/7", method="DELETE"))
+    assert refused.value.code == 404
 
 
 def test_the_page_of_a_comparison_is_dragged_in_a_browser(tmp_path):
