@@ -140,6 +140,18 @@ fn a_film_keeps_its_frames_its_times_and_its_sound() {
 }
 
 #[test]
+fn sound_that_does_not_fit_is_encoded_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    film(folder.path(), "in.mp4", 50, "identity", "mp4mux");
+    succeeds(folder.path(), &["upscale", "in.mp4", "out.webm", "--scale", "2"]);
+    let output = folder.path().join("out.webm");
+    let sound = packets(&output, "audio/x-opus");
+    let last = sound.last().and_then(|(time, _)| *time).expect("no sound");
+    assert!(last.absdiff(gst::ClockTime::from_seconds(2)) < gst::ClockTime::from_mseconds(100), "ends at {last}");
+    assert_eq!(packets(&output, "video").len(), 50);
+}
+
+#[test]
 fn a_part_begins_at_zero() {
     let folder = tempfile::tempdir().unwrap();
     film(folder.path(), "in.mp4", 100, "identity", "mp4mux");

@@ -110,34 +110,42 @@ fn keep(pipeline: &gst::Pipeline, pad: &gst::Pad, container: Container, range: R
     let mux = pipeline.by_name("mux").context("the pipeline has no muxer")?;
     let template = mux.pad_template(kind);
     let holds = template.as_ref().is_some_and(|template| template.caps().can_intersect(&caps));
-    let plain = "max-size-time=0 max-size-bytes=0 max-size-buffers=0";
+    let plain = "queue max-size-time=0 max-size-bytes=0 max-size-buffers=0";
     let (chain, note) = if holds {
-        (format!("queue {plain}"), None)
+        (format!("{plain} name=first ! identity name=last"), None)
     } else if kind == "audio_%u" {
         let encoder = container.audio_encoder();
-        let chain = format!("queue {plain} ! decodebin ! audioconvert ! audioresample ! {encoder} ! queue {plain}");
+        let chain =
+            format!("{plain} name=first ! decodebin ! audioconvert ! audioresample ! {encoder} ! {plain} name=last");
         (chain, Some(format!("audio: {name} does not fit this kind of file and was encoded anew with {encoder}")))
     } else if name == "text/x-raw" && template.is_some() {
-        (format!("queue {plain} name=text ! capssetter replace=true caps=text/x-raw,format=utf8"), None)
+        (format!("{plain} name=first ! capssetter name=last replace=true caps=text/x-raw,format=utf8"), None)
     } else {
         discard(pipeline, pad)?;
         return Ok(Some(format!("subtitles: {name} does not fit this kind of file and was left out")));
     };
     trim(pad, range);
-    let chain = gst::parse::bin_from_description(&chain, true)?;
-    if let Some(text) = chain.by_name("text") {
-        plain_text(&text.static_pad("src").expect("a queue has a source pad"));
+    let chain = gst::parse::bin_from_description(&chain, false)?;
+    // Named, as GStreamer may take the sink pad that waits for decodebin for the bin's.
+    let outer = |name: &str, pad: &str| -> Result<gst::GhostPad> {
+        let inner = chain.by_name(name).and_then(|element| element.static_pad(pad)).context("no such pad")?;
+        let outer = gst::GhostPad::with_target(&inner)?;
+        chain.add_pad(&outer)?;
+        Ok(outer)
+    };
+    let (sink, source) = (outer("first", "sink")?, outer("last", "src")?);
+    if !holds && kind == "subtitle_%u" {
+        plain_text(source.upcast_ref());
     }
-    pipeline.add(&chain)?;
-    chain.sync_state_with_parent()?;
     let target = mux.request_pad_simple(kind).context("the muxer takes no more streams of this kind")?;
-    let (sink, source) =
-        (chain.static_pad("sink").context("no sink pad")?, chain.static_pad("src").context("no source pad")?);
+    pipeline.add(&chain)?;
     if let Err(err) = source.link(&target).and_then(|_| pad.link(&sink)) {
-        // The muxer would wait for it without end.
+        // Muxer and pipeline would wait for it without end.
         mux.release_request_pad(&target);
+        pipeline.remove(&chain)?;
         return Err(err.into());
     }
+    chain.sync_state_with_parent()?;
     Ok(note)
 }
 
