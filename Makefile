@@ -12,6 +12,7 @@
 #   make lint                   formatting, clippy, licences, ruff
 #   make bench [PEERS=x.param]  measure this machine, beside a network in ncnn's format if there is one; under 12 minutes
 #   make install                put the plugin, its runtime and the models where GStreamer finds them
+#   make uninstall              take that away again
 #   make deb                    all that in a Debian package, in target/
 #   make test-deb               install that package in a new Debian 12, and use it there (as root)
 
@@ -42,7 +43,7 @@ EXAMPLES := $(CURDIR)/.venv-examples
 EXAMPLES_SYSTEM := chromium ffmpeg gstreamer1.0-nice imagemagick xauth xdotool xvfb python3-gi \
     gir1.2-gst-plugins-base-1.0 gir1.2-gst-plugins-bad-1.0 gir1.2-gst-rtsp-server-1.0
 
-.PHONY: demo test test-examples test-models soak fuzz sanitize lint bench install deb test-deb system nightly clean
+.PHONY: demo test test-examples test-models soak fuzz sanitize lint bench install uninstall deb test-deb system nightly clean
 
 demo: $(PLUGIN) $(VENV)/runtime
 	examples/demo/run "$(CLIP)"
@@ -141,6 +142,10 @@ install: $(PLUGIN) $(VENV)/runtime
 	$(SUDO) install -d $(DESTDIR)$(dir $(PLUGINSDIR))fastvsr $(DESTDIR)$(PREFIX)/share/fastvsr/models
 	$(SUDO) cp $(VENV)/lib/python3*/site-packages/onnxruntime/capi/lib*.so* $(DESTDIR)$(dir $(PLUGINSDIR))fastvsr/
 	$(SUDO) cp -r $(wildcard models/compact-*) $(DESTDIR)$(PREFIX)/share/fastvsr/models/
+
+uninstall:
+	$(SUDO) rm -rf $(DESTDIR)$(PLUGINSDIR)/libgstfastvsr.so $(DESTDIR)$(dir $(PLUGINSDIR))fastvsr \
+	    $(DESTDIR)$(PREFIX)/bin/fastvsr $(DESTDIR)$(PREFIX)/share/fastvsr
 
 deb: $(PLUGIN) $(VENV)/runtime
 	packaging/deb
