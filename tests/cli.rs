@@ -179,6 +179,22 @@ fn a_smaller_scale_is_what_comes_out() {
 }
 
 #[test]
+fn every_property_of_the_element_can_be_set() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(at, "in.mp4", 3, "identity", "mp4mux");
+    succeeds(at, &["upscale", "in.mp4", "out.mp4", "--property", "scene-cuts=false", "--property", "color-fix=mean"]);
+    let upscale = |property| ["upscale", "in.mp4", "no.mp4", "--property", property];
+    fails(at, &upscale("max-memory=1000000"), "need about");
+    fails(at, &upscale("max-memory"), "expected NAME=VALUE, got `max-memory`");
+    fails(at, &upscale("color-fix=blue"), "--property color-fix=blue: expected a value as");
+    fails(at, &upscale("device-id=-1"), "--property device-id=-1: expected a value as");
+    fails(at, &upscale("colour-fix=mean"), "--property colour-fix: expected one of");
+    fails(at, &upscale("model=compact-m"), "--property model: expected one of");
+    fails(at, &["prewarm", "64x48", "--property", "precision=fp8"], "--property precision=fp8: expected a value as");
+}
+
+#[test]
 fn frames_of_uneven_length_keep_their_times_and_subtitles_theirs() {
     let folder = tempfile::tempdir().unwrap();
     let spoken = "1\n00:00:00,100 --> 00:00:00,900\nHello <i>you</i>\n\n2\n00:00:01,200 --> 00:00:01,500\nBye\n\n";

@@ -133,12 +133,13 @@ fn open_journal(args: &Args, clip: &Clip, range: Range, encoder: &str) -> Result
     let path = journal::path(&args.output);
     let to = range.to.map_or_else(String::new, |to| to.nseconds().to_string());
     let recipe = format!(
-        "fastvsr {}, {:?} {}, --model {} --scale {}, {encoder} --quality {}, ns {}..{to}",
+        "fastvsr {}, {:?} {}, --model {} --scale {}{}, {encoder} --quality {}, ns {}..{to}",
         env!("CARGO_PKG_VERSION"),
         clip.path,
         clip.identity,
         args.upscaler.model,
         args.upscaler.scale()?,
+        args.upscaler.properties(),
         args.quality,
         range.from.nseconds(),
     );

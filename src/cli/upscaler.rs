@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::{Context, Result, anyhow};
 use gst::prelude::*;
 use gstfastvsr::{
-    engine::{self, Engine, Key, LogLevel, Precision, Provider, Runtime},
+    engine::{self, Engine, Key, LogLevel, Runtime},
     model::Source,
 };
 
@@ -27,20 +27,39 @@ pub(crate) struct Upscaler {
     /// Output pixels per input pixel, up to the model's own, which is the default
     #[arg(long, value_parser = clap::value_parser!(u32).range(2..=16))]
     pub(crate) scale: Option<u32>,
+    /// Another property of the element, as in --property max-memory=2000000000; may be given again. `gst-inspect-1.0
+    /// fastvsr` lists them
+    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = property)]
+    pub(crate) properties: Vec<(String, String)>,
+}
+
+/// Properties that have an option of their own, or none that a program could use.
+const NOT_BY_NAME: [&str; 8] =
+    ["model", "execution-provider", "window", "scale", "runtime-library", "name", "parent", "stats"];
+
+/// Reads `NAME=VALUE`.
+fn property(text: &str) -> Result<(String, String)> {
+    let (name, value) = text.split_once('=').with_context(|| format!("expected NAME=VALUE, got `{text}`"))?;
+    Ok((name.into(), value.into()))
 }
 
 impl Upscaler {
     /// Sets up the element of this name in a pipeline.
     ///
     /// # Errors
-    /// If no ONNX Runtime can be loaded.
+    /// If no ONNX Runtime can be loaded, or the element lacks one of the properties or cannot have that value.
     pub(crate) fn configure(&self, element: &gst::Element) -> Result<()> {
         runtime()?;
         element.set_property("model", &self.model);
         element.set_property_from_str("execution-provider", &self.provider);
         element.set_property("window", self.window);
         element.set_property("scale", self.scale.unwrap_or(0));
-        Ok(())
+        self.properties.iter().try_for_each(|(name, value)| set(element, name, value))
+    }
+
+    /// The properties as they were given, with a space before each.
+    pub(crate) fn properties(&self) -> String {
+        self.properties.iter().map(|(name, value)| format!(" --property {name}={value}")).collect()
     }
 
     /// The engine that the element has.
@@ -48,10 +67,14 @@ impl Upscaler {
     /// # Errors
     /// If model or provider cannot be used.
     pub(crate) fn engine(&self) -> Result<Arc<Engine>> {
-        let provider = glib::EnumClass::new::<Provider>().to_value_by_nick(&self.provider);
-        let provider = provider.with_context(|| format!("expected one of {}", PROVIDERS.join(", ")))?.get()?;
-        let source = Source::find(&self.model)?;
-        let key = Key { source, provider, device: 0, precision: Precision::Auto };
+        let element = gst::ElementFactory::make("fastvsr").build()?;
+        self.configure(&element)?;
+        let key = Key {
+            source: Source::find(&self.model)?,
+            provider: element.property("execution-provider"),
+            device: element.property("device-id"),
+            precision: element.property("precision"),
+        };
         // The error's own text has its reason.
         Engine::open(runtime()?, &key).map_err(|err| anyhow!("{err}"))
     }
@@ -63,6 +86,24 @@ impl Upscaler {
             None => Ok(Source::find(&self.model)?.manifest()?.geometry.scale),
         }
     }
+}
+
+/// Sets a property, which is read as gst-launch-1.0 does.
+///
+/// # Errors
+/// If the element lacks it, or it cannot have that value.
+fn set(element: &gst::Element, name: &str, value: &str) -> Result<()> {
+    let known: Vec<_> = element.list_properties().into_iter().filter(|p| !NOT_BY_NAME.contains(&p.name())).collect();
+    let property = known.iter().find(|property| property.name() == name).with_context(|| {
+        let names: Vec<_> = known.iter().map(|property| property.name()).collect();
+        format!("--property {name}: expected one of {}", names.join(", "))
+    })?;
+    let read = glib::Value::deserialize(value, property.value_type()).ok();
+    let read = read
+        .filter(|value| property.value_is_valid(value))
+        .with_context(|| format!("--property {name}={value}: expected a value as `gst-inspect-1.0 fastvsr` says"))?;
+    element.set_property_from_value(name, &read);
+    Ok(())
 }
 
 /// The process's ONNX Runtime. The element, compiled in, has no file of its own to look beside: this looks where the
