@@ -104,6 +104,26 @@ def test_three_languages_one_behaviour(short, tmp_path):
         assert "Resource not found" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "imports", ["import numpy; from gi.repository import Gst", "from gi.repository import Gst; import numpy"]
+)
+def test_python_may_import_numpy_before_gstreamer_or_after(imports):
+    """Debian's GStreamer brings an unwinder of its own: with the other one's exceptions it ends the process."""
+    code = f"""
+import gi
+gi.require_version("Gst", "1.0")
+{imports}
+Gst.init(None)
+source = "videotestsrc num-buffers=4 ! video/x-raw,width=64,height=48"
+pipeline = Gst.parse_launch(f"{{source}} ! fastvsr execution-provider=openvino ! fakesink")
+pipeline.set_state(Gst.State.PLAYING)
+message = pipeline.get_bus().timed_pop_filtered(60 * Gst.SECOND, Gst.MessageType.EOS | Gst.MessageType.ERROR)
+print(message.type == Gst.MessageType.EOS)
+pipeline.set_state(Gst.State.NULL)
+"""
+    assert run(sys.executable, "-c", code) == "True\n"
+
+
 def test_hls(short, tmp_path):
     run(ROOT / "examples/hls", short, tmp_path)
     playlist = (tmp_path / "playlist.m3u8").read_text()

@@ -19,6 +19,8 @@ mod runtime;
 mod sessions;
 mod state;
 mod tiles;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+mod unwinder;
 mod worker;
 
 use std::{collections::VecDeque, ops::Range, path::PathBuf, sync::Arc};

@@ -55,6 +55,8 @@ fn find(library: Option<&Path>, beside: &[PathBuf], log: Log) -> Result<Runtime,
     }
     let mut reasons = Vec::new();
     for path in found {
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        super::unwinder::reconcile(&path);
         match ort::init_from(&path) {
             Ok(builder) => {
                 let environment = builder

@@ -1,0 +1,113 @@
+//! Owns how OpenVINO's libraries are loaded into a process that has two unwinders.
+//!
+//! Debian links GStreamer to libunwind, whose `_Unwind_Resume` has the name of libgcc's. In Python that imports numpy and then
+//! GStreamer, the C++ library raises exceptions with libgcc, while what is loaded later finds libunwind first and ends the
+//! process where it goes on unwinding. OpenVINO throws, and catches, whenever it compiles a model. Bound to its own dependencies
+//! before the process's (`RTLD_DEEPBIND`) it takes libgcc's; where all have the same unwinder that would tear them apart.
+
+use std::{
+    ffi::{CStr, OsStr, c_int, c_void},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use libloading::os::unix::{Library, RTLD_LAZY};
+
+/// What of OpenVINO runs on a CPU, without the number of its version.
+const LIBRARIES: [&str; 3] = ["libopenvino.so", "libopenvino_onnx_frontend.so", "libopenvino_intel_cpu_plugin.so"];
+
+/// Loads OpenVINO from the folder of an ONNX Runtime, if loading it in the usual way would tear it from the C++ library.
+pub(super) fn reconcile(runtime: &Path) {
+    if !torn() {
+        return;
+    }
+    for file in runtime.parent().into_iter().flat_map(openvino) {
+        // SAFETY: the libraries initialise themselves as they would when ONNX Runtime loads them, a little later.
+        match unsafe { Library::open(Some(&file), RTLD_LAZY | libc::RTLD_DEEPBIND) } {
+            Ok(library) => std::mem::forget(library),
+            // What is wrong with it ONNX Runtime says too, to those who want OpenVINO.
+            Err(_) => continue,
+        }
+    }
+}
+
+/// Whether the C++ library is bound to another unwinder than what is loaded from now on. It is loaded to be bound at once by
+/// Python, and with it libgcc, which is a dependency of its own.
+fn torn() -> bool {
+    let loaded = loaded();
+    let position = |name: &str| loaded.iter().position(|file| file.file_name() == Some(OsStr::new(name)));
+    let Some(unwinder) = unwinder().and_then(|file| Some(file.file_name()?.to_str()?.to_owned())) else { return false };
+    match (position("libstdc++.so.6"), position(&unwinder)) {
+        (Some(standard), Some(other)) => !unwinder.starts_with("libgcc_s.") && standard < other,
+        _ => false,
+    }
+}
+
+/// The library whose `_Unwind_Resume` is found first.
+fn unwinder() -> Option<PathBuf> {
+    // SAFETY: the symbol is not called, its address is asked for.
+    let resume = unsafe { Library::this().get::<*const c_void>(b"_Unwind_Resume\0") }.ok()?;
+    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: dladdr fills what it is given; the name is one of the loader's and ends in a zero.
+    unsafe {
+        if libc::dladdr(resume.as_raw_ptr(), info.as_mut_ptr()) == 0 {
+            return None;
+        }
+        Some(CStr::from_ptr(info.assume_init().dli_fname).to_str().ok()?.into())
+    }
+}
+
+/// All libraries of the process, in the order in which they were loaded.
+fn loaded() -> Vec<PathBuf> {
+    unsafe extern "C" fn add(info: *mut libc::dl_phdr_info, _: usize, files: *mut c_void) -> c_int {
+        // SAFETY: both pointers are those that dl_iterate_phdr was given and gives, for as long as this runs.
+        let (files, name) = unsafe { (&mut *files.cast::<Vec<PathBuf>>(), CStr::from_ptr((*info).dlpi_name)) };
+        files.push(name.to_string_lossy().into_owned().into());
+        0
+    }
+    let mut files = Vec::<PathBuf>::new();
+    // SAFETY: `add` has the type that is expected, and gets the vector that it expects.
+    unsafe { libc::dl_iterate_phdr(Some(add), (&raw mut files).cast()) };
+    files
+}
+
+/// The libraries of a folder as others name them: `libopenvino.so.2541`, not the copies that wheels have of it.
+fn openvino(folder: &Path) -> Vec<PathBuf> {
+    let names =
+        fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
+    let names: Vec<String> = names.collect();
+    let version = |name: &str, library: &str| {
+        let rest = name.strip_prefix(library)?.strip_prefix('.')?;
+        rest.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.to_owned())
+    };
+    let found = LIBRARIES.iter().filter_map(|library| {
+        let numbered = names.iter().find_map(|name| version(name, library));
+        numbered.or_else(|| names.iter().find(|name| name == library).cloned())
+    });
+    found.map(|name| folder.join(name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_is_linked_to_its_unwinder_has_one() {
+        assert!(loaded().iter().any(|file| file.to_string_lossy().contains("libc.so")));
+        assert!(unwinder().unwrap().to_string_lossy().contains("libgcc_s"));
+        assert!(!torn());
+    }
+
+    #[test]
+    fn of_each_library_the_name_that_others_use_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let names =
+            ["libopenvino.so", "libopenvino.so.2025.4.1", "libopenvino.so.2541", "libopenvino_intel_cpu_plugin.so"];
+        for name in names.iter().chain(&["libopenvino_c.so.2541", "libonnxruntime.so.1.24.1"]) {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let expected = [names[2], names[3]].map(|name| folder.path().join(name));
+        assert_eq!(openvino(folder.path()), expected);
+        assert_eq!(openvino(Path::new("/nowhere")), [] as [PathBuf; 0]);
+    }
+}
