@@ -29,8 +29,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let models: Vec<String> = args.model.clone().map_or_else(|| found.collect(), |model| vec![model]);
     println!("{:<16} {:>10} {:>11} {:>9} {:>8}  real time", "model", "input", "output", "ms/frame", "fps");
     for model in models {
-        let upscaler =
-            Upscaler { model, provider: args.provider.clone(), window: 0, scale: None, properties: Vec::new() };
+        let upscaler = Upscaler::new(&model, &args.provider, 0);
         let scale = upscaler.scale()? as u32;
         for (width, height) in &args.sizes {
             let frame =

@@ -152,13 +152,7 @@ fn providers(runtime: &'static Runtime) -> bool {
 
 /// How long one frame takes, after one that waits for the provider to set itself up.
 fn frame(provider: Provider) -> Result<Duration> {
-    let upscaler = Upscaler {
-        model: model::DEFAULT.into(),
-        provider: provider.nick().into(),
-        window: 1,
-        scale: None,
-        properties: Vec::new(),
-    };
+    let upscaler = Upscaler::new(model::DEFAULT, provider.nick(), 1);
     let times = upscaler::measure(&upscaler, FRAME, 2, Duration::MAX)?;
     match times[..] {
         [first, second] => Ok(second - first),

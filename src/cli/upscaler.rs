@@ -44,6 +44,11 @@ fn property(text: &str) -> Result<(String, String)> {
 }
 
 impl Upscaler {
+    /// A model on a provider, all else as by default.
+    pub(crate) fn new(model: &str, provider: &str, window: u32) -> Self {
+        Self { model: model.into(), provider: provider.into(), window, scale: None, properties: Vec::new() }
+    }
+
     /// Sets up the element of this name in a pipeline.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 //! before the process's (`RTLD_DEEPBIND`) it takes libgcc's; where all have the same unwinder that would tear them apart.
 
 use std::{
-    ffi::{CStr, OsStr, c_int, c_void},
+    ffi::{CStr, c_char, c_int, c_void},
     fs,
     path::{Path, PathBuf},
 };
@@ -23,11 +23,9 @@ pub(super) fn reconcile(runtime: &Path) {
     }
     for file in runtime.parent().into_iter().flat_map(openvino) {
         // SAFETY: the libraries initialise themselves as they would when ONNX Runtime loads them, a little later.
-        match unsafe { Library::open(Some(&file), RTLD_LAZY | libc::RTLD_DEEPBIND) } {
-            Ok(library) => std::mem::forget(library),
-            // What is wrong with it ONNX Runtime says too, to those who want OpenVINO.
-            Err(_) => continue,
-        }
+        let library = unsafe { Library::open(Some(&file), RTLD_LAZY | libc::RTLD_DEEPBIND) };
+        // What is wrong with it ONNX Runtime says too, to those who want OpenVINO.
+        let _ = library.map(std::mem::forget);
     }
 }
 
@@ -35,47 +33,50 @@ pub(super) fn reconcile(runtime: &Path) {
 /// Python, and with it libgcc, which is a dependency of its own.
 fn torn() -> bool {
     let loaded = loaded();
-    let position = |name: &str| loaded.iter().position(|file| file.file_name() == Some(OsStr::new(name)));
-    let Some(unwinder) = unwinder().and_then(|file| Some(file.file_name()?.to_str()?.to_owned())) else { return false };
-    match (position("libstdc++.so.6"), position(&unwinder)) {
-        (Some(standard), Some(other)) => !unwinder.starts_with("libgcc_s.") && standard < other,
-        _ => false,
-    }
+    let position = |name: &str| loaded.iter().position(|loaded| loaded == name);
+    let Some(unwinder) = unwinder().filter(|name| !name.starts_with("libgcc_s.")) else { return false };
+    matches!((position("libstdc++.so.6"), position(&unwinder)), (Some(standard), Some(other)) if standard < other)
 }
 
-/// The library whose `_Unwind_Resume` is found first.
-fn unwinder() -> Option<PathBuf> {
+/// The file name of the library whose `_Unwind_Resume` is found first.
+fn unwinder() -> Option<String> {
     // SAFETY: the symbol is not called, its address is asked for.
     let resume = unsafe { Library::this().get::<*const c_void>(b"_Unwind_Resume\0") }.ok()?;
     let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: dladdr fills what it is given; the name is one of the loader's and ends in a zero.
-    unsafe {
-        if libc::dladdr(resume.as_raw_ptr(), info.as_mut_ptr()) == 0 {
-            return None;
-        }
-        Some(CStr::from_ptr(info.assume_init().dli_fname).to_str().ok()?.into())
-    }
+    // SAFETY: dladdr fills what it is given, and says whether it did.
+    let found = unsafe { libc::dladdr(resume.as_raw_ptr(), info.as_mut_ptr()) } != 0;
+    // SAFETY: zeros are a value too; where dladdr filled it the name is one of the loader's.
+    found.then(|| unsafe { file_name(info.assume_init().dli_fname) })
 }
 
-/// All libraries of the process, in the order in which they were loaded.
-fn loaded() -> Vec<PathBuf> {
-    unsafe extern "C" fn add(info: *mut libc::dl_phdr_info, _: usize, files: *mut c_void) -> c_int {
+/// The file names of all libraries of the process, in the order in which they were loaded. `/proc/self/maps` has them by
+/// address.
+fn loaded() -> Vec<String> {
+    unsafe extern "C" fn add(info: *mut libc::dl_phdr_info, _: usize, names: *mut c_void) -> c_int {
         // SAFETY: both pointers are those that dl_iterate_phdr was given and gives, for as long as this runs.
-        let (files, name) = unsafe { (&mut *files.cast::<Vec<PathBuf>>(), CStr::from_ptr((*info).dlpi_name)) };
-        files.push(name.to_string_lossy().into_owned().into());
+        unsafe { (*names.cast::<Vec<String>>()).push(file_name((*info).dlpi_name)) };
         0
     }
-    let mut files = Vec::<PathBuf>::new();
+    let mut names = Vec::<String>::new();
     // SAFETY: `add` has the type that is expected, and gets the vector that it expects.
-    unsafe { libc::dl_iterate_phdr(Some(add), (&raw mut files).cast()) };
-    files
+    unsafe { libc::dl_iterate_phdr(Some(add), (&raw mut names).cast()) };
+    names
+}
+
+/// The last part of a path of the loader's.
+///
+/// # Safety
+/// It ends in a zero.
+unsafe fn file_name(path: *const c_char) -> String {
+    // SAFETY: the caller's promise.
+    let path = unsafe { CStr::from_ptr(path) }.to_string_lossy();
+    path.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
 /// The libraries of a folder as others name them: `libopenvino.so.2541`, not the copies that wheels have of it.
 fn openvino(folder: &Path) -> Vec<PathBuf> {
-    let names =
-        fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let names: Vec<String> = names.collect();
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     let version = |name: &str, library: &str| {
         let rest = name.strip_prefix(library)?.strip_prefix('.')?;
         rest.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.to_owned())
@@ -93,8 +94,8 @@ mod tests {
 
     #[test]
     fn a_program_that_is_linked_to_its_unwinder_has_one() {
-        assert!(loaded().iter().any(|file| file.to_string_lossy().contains("libc.so")));
-        assert!(unwinder().unwrap().to_string_lossy().contains("libgcc_s"));
+        assert!(loaded().iter().any(|name| name.contains("libc.so")));
+        assert!(unwinder().unwrap().contains("libgcc_s"));
         assert!(!torn());
     }
 
