@@ -46,7 +46,8 @@ if args.threads:
 config = tomllib.loads(Path(args.config).read_text())
 BT601 = torch.tensor([0.299, 0.587, 0.114])  # RGB -> Y
 stage, data, optim = config["stage"], config["data"], config["optim"]
-loss_weights = {"pixel": 1.0, "perceptual": 0.0, "lbg": 0.0, "beta": 1e-4, "adversarial": 0.0} | config.get("loss", {})
+loss_weights = {"pixel": 1.0, "temporal": 0.0, "perceptual": 0.0, "lbg": 0.0, "beta": 1e-4, "adversarial": 0.0, "knee": 0.004}
+loss_weights |= config.get("loss", {})
 out = Path(args.out)
 out.mkdir(parents=True, exist_ok=True)
 
@@ -136,7 +137,7 @@ def denoise_loss(lr, hr):
 def pixel_loss(sr, target):
     """Smooth L1 on RGB plus the same on luma, where the eye sees more. [B, T, 48, H, W] each, in the order of `to_lr_grid`."""
     luma = [torch.einsum("c,btcphw->btphw", BT601.to(x), x.unflatten(2, (3, 16))) for x in (sr, target)]
-    return F.smooth_l1_loss(sr, target, beta=0.004) + F.smooth_l1_loss(*luma, beta=0.004)
+    return sum(F.smooth_l1_loss(x, y, beta=loss_weights["knee"]) for x, y in ((sr, target), luma))
 
 
 def video_loss(lr, hr):
@@ -146,6 +147,8 @@ def video_loss(lr, hr):
         sr = net(to_tensor(lr), at_lr=True, keep=keep.repeat_interleave(lr.shape[1], 0))
     target = to_target(hr)
     loss = loss_weights["pixel"] * pixel_loss(sr.float(), target)
+    if loss_weights["temporal"]:
+        loss = loss + loss_weights["temporal"] * pixel_loss(sr.float().diff(dim=1), target.diff(dim=1))
     if loss_weights["perceptual"] or guidance:
         t = int(torch.randint(sr.shape[1], ()))
         fake, real = from_lr_grid(sr[:, t].float()), from_lr_grid(target[:, t])

@@ -16,8 +16,9 @@ CONFIG = """
 stage = "{stage}"
 network = "compact-s"
 [loss]
-perceptual = {perceptual}
-lbg = {lbg}
+temporal = {term}
+perceptual = {term}
+lbg = {term}
 [data]
 frames = 2
 crop = 16
@@ -40,7 +41,7 @@ def run(tmp_path_factory):
 
     def start(name, stage, *options, steps=3, loss=False):
         config = folder / f"{name}.toml"
-        config.write_text(CONFIG.format(stage=stage, steps=steps, perceptual=0.1 * loss, lbg=0.1 * loss))
+        config.write_text(CONFIG.format(stage=stage, steps=steps, term=0.1 * loss))
         command = [sys.executable, "-m", "fastvsr_models.train", config, "--cache", folder / "cache", "--out", folder / name]
         subprocess.run([*map(str, command), "--threads", "1", "--device", "cpu", *map(str, options)], check=True)
         return folder / name / "checkpoint.pt"
