@@ -65,7 +65,7 @@ class Bare:
         for stage in manifest["stages"].values():
             states = stage.get("state", [])
             carried = {
-                s["input"]: np.zeros((1, s["channels"], height // s["stride"], width // s["stride"]), np.float32)
+                s["input"]: np.zeros((1, height // s["stride"], width // s["stride"], s["channels"]), np.float32)
                 for s in states
             }
             path = package / stage["file"]

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .export import BLOCK, DecoderGraph, EncoderGraph, fused, on_pixels, state
+from .export import BLOCK, DecoderGraph, EncoderGraph, UNetGraph, fused, on_pixels, state
 from .networks import FastVSR, bilinear_filter, fold_copy, pad_edges, skip_filter
-from .package import Stage, to_frames, to_nchw, write_package
+from .package import Stage, to_frames, to_nchw, to_packed, to_planes, write_package
 
 
 def inner(x):
@@ -47,15 +47,16 @@ class Steps(nn.Module):
         self.unet, self.count = unet, count
 
     def forward(self, latent, state):
+        state = to_planes(state)
         for _ in range(self.count):
             latent, new_state = self.unet(latent, state)
-        return latent, new_state
+        return latent, to_packed(new_state)
 
 
 class F8DecoderGraph(nn.Module):
     """denoised [1, C, H/2, W/2], frames uint8 [1, H, W, 3], state -> frames_hr uint8 [1, 4H, 4W, 3], state.
 
-    Trunk and state lie at 2H. A package has no strides below 1, so the state passes as [1, 4 trunk, H, W]: the same memory.
+    Trunk and state lie at 2H. A package has no strides below 1, so the state passes as [1, H, W, 4 trunk]: the same memory.
     """
 
     def __init__(self, net):
@@ -69,10 +70,11 @@ class F8DecoderGraph(nn.Module):
         net, padded = self.decoder, pad_edges(to_nchw(frames), 2)
         x = net.up2(net.blocks1(net.up1(net.mid(net.conv_in(denoised)))))
         x2 = inner(F.pixel_shuffle(F.conv2d(padded, self.upscale), 2))
-        x, new_state = net.step(x + F.conv2d(x2, self.condition, self.condition_bias), state.reshape_as(x))
+        trunk = to_planes(state.reshape(1, *x.shape[2:], -1))
+        x, new_state = net.step(x + F.conv2d(x2, self.condition, self.condition_bias), trunk)
         x = F.conv2d(F.relu(net.up3(x)), self.out, self.out_bias, padding=1)
         x = x + F.pixel_shuffle(F.pixel_shuffle(F.conv2d(inner(padded), self.skip), 2), 2)
-        return to_frames(x), new_state.reshape_as(state)
+        return to_frames(x), to_packed(new_state).reshape_as(state)
 
 
 class CopyDecoderGraph(DecoderGraph):
@@ -96,8 +98,8 @@ class UnconditionedDecoderGraph(DecoderGraph):
 
     def forward(self, denoised, state):
         net = self.decoder
-        x, state = net.step(net.up2(net.blocks1(net.up1(net.mid(net.conv_in(denoised))))), state)
-        return to_frames(self.image(F.relu(net.up3(x)), 127.5)), state
+        x, state = net.step(net.up2(net.blocks1(net.up1(net.mid(net.conv_in(denoised))))), to_planes(state))
+        return to_frames(self.image(F.relu(net.up3(x)), 127.5)), to_packed(state)
 
 
 def export_baselines(net, folder):
@@ -106,7 +108,8 @@ def export_baselines(net, folder):
     unet, trunk = state("unet", size.latent, 4), state("decoder", size.trunk, 1)
     unet_x4, trunk_x4 = state("unet", size.latent, 2), state("decoder", 4 * size.trunk, 1)
     encoder, encoder_x4 = Stage(EncoderGraph(net.encoder), ("frames",)), Stage(EncoderX4Graph(net.encoder), ("frames",))
-    once, f8 = Stage(net.unet, ("latent",), (unet,)), Stage(F8DecoderGraph(net.decoder), ("denoised", "frames"), (trunk_x4,))
+    once = Stage(UNetGraph(net.unet), ("latent",), (unet,))
+    f8 = Stage(F8DecoderGraph(net.decoder), ("denoised", "frames"), (trunk_x4,))
 
     def f16(decoder, takes=("denoised", "frames")):
         return {"encoder": encoder, "unet": once, "decoder": Stage(decoder, takes, (trunk,))}

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .networks import FastVSR, Up, bilinear_filter, fold_copy, fold_shuffle, pad_edges, skip_filter
-from .package import Stage, State, to_frames, to_nchw, write_package
+from .package import Stage, State, to_frames, to_nchw, to_packed, to_planes, write_package
 
 # Working memory of the hungriest stage in bytes per LR pixel, by network: what the process took with the CPU provider, less
 # what it holds for the whole frame.
@@ -48,6 +48,18 @@ class EncoderGraph(nn.Module):
         return net.blocks2(net.down2(net.blocks1(net.down1(x))))
 
 
+class UNetGraph(nn.Module):
+    """latent [1, C, H/4, W/4], state -> denoised [1, C, H/4, W/4], state."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.unet = net
+
+    def forward(self, latent, state):
+        denoised, state = self.unet(latent, to_planes(state))
+        return denoised, to_packed(state)
+
+
 class DecoderGraph(nn.Module):
     """denoised [1, C, H/4, W/4], frames uint8 [1, H, W, 3], state -> frames_hr uint8 [1, 4H, 4W, 3], state."""
 
@@ -62,8 +74,9 @@ class DecoderGraph(nn.Module):
     def forward(self, denoised, frames, state):
         net, padded = self.decoder, pad_edges(to_nchw(frames), 1)
         x = net.up2(net.blocks1(net.up1(net.mid(net.conv_in(denoised)))))
-        x, state = net.step(x + F.conv2d(padded, self.condition, self.condition_bias), state)
-        return to_frames(self.image(F.relu(net.up3(x)), F.pixel_shuffle(F.conv2d(padded, self.skip), 2))), state
+        x, state = net.step(x + F.conv2d(padded, self.condition, self.condition_bias), to_planes(state))
+        frames_hr = to_frames(self.image(F.relu(net.up3(x)), F.pixel_shuffle(F.conv2d(padded, self.skip), 2)))
+        return frames_hr, to_packed(state)
 
     def image(self, features, skip):
         """Features [1, 4C, 2H, 2W] and the upscaled frame in PixelUnshuffle layout -> [1, 3, 4H, 4W]."""
@@ -78,7 +91,7 @@ def reach(stage, channels, strides, size=160):
 
     `channels` and `strides` (LR pixels per cell) of the stage's inputs; it returns the output first.
     """
-    inputs = [torch.rand(1, c, size // s, size // s, requires_grad=True) for c, s in zip(channels, strides, strict=True)]
+    inputs = [torch.ones(1, c, size // s, size // s, requires_grad=True) for c, s in zip(channels, strides, strict=True)]
     output = stage(*inputs)
     output = output[0] if isinstance(output, tuple) else output
     low, high = size // 2, size // 2 + BLOCK
@@ -92,8 +105,11 @@ def reach(stage, channels, strides, size=160):
 
 
 def halos(net):
-    """`reach` of the three stages."""
-    size = net.size
+    """`reach` of the three stages, every weight alike: of trained ones some are dead, or cancel one another."""
+    size, net = net.size, copy.deepcopy(net)
+    with torch.no_grad():
+        for weight in net.parameters():
+            weight.fill_(1 / weight[0].numel() if weight.dim() > 1 else 0)
     return {
         "encoder": reach(net.encoder, [3], [1]),
         "unet": reach(net.unet, [size.latent] * 2, [4, 4]),
@@ -137,7 +153,7 @@ def export_package(net, name, folder, description, half=True, memory=0):
     halo, size, net = halos(net), net.size, fused(net)
     stages = {
         "encoder": Stage(EncoderGraph(net.encoder), ("frames",), halo=halo["encoder"]),
-        "unet": Stage(net.unet, ("latent",), (state("unet", size.latent, 4),), halo["unet"]),
+        "unet": Stage(UNetGraph(net.unet), ("latent",), (state("unet", size.latent, 4),), halo["unet"]),
         "decoder": Stage(DecoderGraph(net.decoder), ("denoised", "frames"), (state("decoder", size.trunk, 1),), halo["decoder"]),
     }
     about = {"name": name, "license": "MIT OR Apache-2.0", "description": description}

@@ -38,7 +38,7 @@ def count_package(folder, height=64, width=64):
     tensors, kmacs = {"frames": [1, height, width, 3]}, {}
     for name, stage in stages.items():
         for state in stage.get("state", []):
-            tensors[state["input"]] = [1, state["channels"], height // state["stride"], width // state["stride"]]
+            tensors[state["input"]] = [1, height // state["stride"], width // state["stride"], state["channels"]]
         model = onnx.load(Path(folder, stage["file"]))
         shapes = grids(model, tensors)
         tensors |= {output.name: shapes[output.name] for output in model.graph.output}

@@ -33,7 +33,7 @@ AXES = {
 
 @dataclass(frozen=True)
 class State:
-    """A recurrent state: float32 [1, channels, H/stride, W/stride], zeros at the start."""
+    """A recurrent state: float32 [1, H/stride, W/stride, channels], zeros at the start."""
 
     input: str
     output: str
@@ -62,6 +62,16 @@ def to_nchw(frames):
 def to_frames(levels):
     """Float [T, 3, H, W] in 8-bit levels, 0.5 added for rounding -> uint8 [T, H, W, 3]."""
     return levels.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def to_planes(state):
+    """A state as packages have it, [1, h, w, C] -> as networks have it, [1, C, h, w]."""
+    return state.permute(0, 3, 1, 2)
+
+
+def to_packed(state):
+    """The inverse of `to_planes`."""
+    return state.permute(0, 2, 3, 1)
 
 
 def store_half(model):
@@ -150,11 +160,11 @@ def write_package(folder, about, geometry, window, stages, half=True, external=F
     tensors, tables = {"frames": torch.zeros(1, *example, 3, dtype=torch.uint8)}, []
     for kind, stage in stages.items():
         path, output = folder / f"{kind}.onnx", OUTPUT[kind]
-        states = {s.input: torch.zeros(1, s.channels, *(side // s.stride for side in example)) for s in stage.states}
+        states = {s.input: torch.zeros(1, *(side // s.stride for side in example), s.channels) for s in stage.states}
         inputs = {name: tensors[name] for name in stage.takes} | states
         axes = {name: AXES[name] | ({} if states else {0: "T"}) for name in (*stage.takes, output)}
         for state in stage.states:
-            plane = {2: "H", 3: "W"} if state.stride == 1 else {2: "h", 3: "w"}
+            plane = {1: "H", 2: "W"} if state.stride == 1 else {1: "h", 2: "w"}
             axes |= {state.input: plane, state.output: plane}
         with torch.no_grad():
             result = stage.module(*inputs.values())

@@ -55,7 +55,7 @@ class Package:
         right, below = -width % geometry["multiple"], -height % geometry["multiple"]
         clip = np.pad(clip, ((0, 0), (0, below), (0, right), (0, 0)), "edge")
         carried = {
-            state["input"]: np.zeros((1, state["channels"], *(s // state["stride"] for s in clip.shape[1:3])), np.float32)
+            state["input"]: np.zeros((1, *(s // state["stride"] for s in clip.shape[1:3]), state["channels"]), np.float32)
             for _, states in self.stages
             for state in states
         }

@@ -386,7 +386,7 @@ impl Loaded {
 
         let pixels = [Free("T"), Free("H"), Free("W"), Fixed(RGB)];
         let latent = [Free("T"), Free("C"), Free("h"), Free("w")];
-        let state = |state: &StateManifest| [Fixed(1), Fixed(state.channels), Free("h"), Free("w")];
+        let state = |state: &StateManifest| [Fixed(1), Free("h"), Free("w"), Fixed(state.channels)];
 
         let mut inputs: Vec<(&str, TensorElementType, [Axis; 4])> = Vec::new();
         inputs.extend(self.input.map(|name| (name, Float32, latent)));
@@ -533,7 +533,7 @@ fn lengths<'a>(
 /// Zeros for the states of a stage.
 fn blank(states: &[StateManifest], size: Size) -> Vec<State> {
     let zeros = |state: &StateManifest| {
-        State::blank([1, state.channels, size.height / state.stride, size.width / state.stride])
+        State::blank([1, size.height / state.stride, size.width / state.stride, state.channels])
     };
     states.iter().map(zeros).collect()
 }

@@ -4,7 +4,7 @@
 use half::{f16, slice::HalfFloatSliceExt};
 use ort::value::{DynValue, Tensor};
 
-/// One state tensor `[1, channels, height, width]`.
+/// One state tensor `[1, height, width, channels]`.
 #[derive(Debug)]
 pub(super) enum State {
     /// In the stages' memory.

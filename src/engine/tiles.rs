@@ -70,13 +70,14 @@ pub(super) fn run(
             }
         }
         if let Some(made) = outputs.pop() {
-            let layout = layout(&made, tile.input.size);
+            let order = Order::of(&made);
+            let layout = order.layout(made.shape(), tile.input.size);
             let (merged, _) = output.get_or_insert_with(|| {
-                let merged = match is_packed(&made) {
-                    true => Merged::Bytes(vec![0; layout.values(size)]),
-                    false => Merged::Halves(vec![f16::ZERO; layout.values(size)]),
+                let merged = match order {
+                    Order::Packed => Merged::Bytes(vec![0; layout.values(size)]),
+                    Order::Planes => Merged::Halves(vec![f16::ZERO; layout.values(size)]),
                 };
-                (merged, resized(&made, tile.input.size, size))
+                (merged, order.resized(made.shape(), tile.input.size, size))
             });
             match merged {
                 Merged::Halves(tensor) => {
@@ -90,7 +91,7 @@ pub(super) fn run(
             // The core alone, so that what waits is no more than the frame's own.
             let inside = Rect { x: tile.core.x - tile.input.x, y: tile.core.y - tile.input.y, size: tile.core.size };
             let core = |new: &DynValue| -> ort::Result<Vec<f16>> {
-                let layout = layout(new, tile.input.size);
+                let layout = Order::Packed.layout(new.shape(), tile.input.size);
                 Ok(to_halves(&layout.crop(new.try_extract_tensor::<f32>()?.1, tile.input.size, inside)))
             };
             waiting.push_back((*tile, new_states.iter().map(core).collect::<ort::Result<_>>()?));
@@ -115,29 +116,24 @@ pub(super) fn run(
 }
 
 impl Halves {
-    fn layout(&self, size: Size) -> Layout {
-        let [outer, rows, columns] = [self.shape[1], self.shape[2], self.shape[3]].map(|axis| axis as usize);
-        debug_assert_eq!(size.height / rows, size.width / columns);
-        Layout { outer, inner: 1, stride: size.width / columns, scale: 1 }
-    }
-
     /// The part that covers `rect`, for a run.
     fn crop(&self, size: Size, rect: Rect) -> ort::Result<DynValue> {
-        let layout = self.layout(size);
-        let shape = [1, layout.outer, rect.size.height / layout.stride, rect.size.width / layout.stride];
+        let layout = Order::Packed.layout(&self.shape, size);
+        let shape = Order::Packed.resized(&self.shape, size, rect.size);
         Ok(Tensor::from_array((shape, layout.crop(&self.data, size, rect).to_f32_vec()))?.into_dyn())
     }
 
     /// Writes the part that covers `rect`.
     fn paste(&mut self, part: &[f16], rect: Rect, size: Size) {
-        let layout = self.layout(size);
+        let layout = Order::Packed.layout(&self.shape, size);
         layout.paste(part, Tile { input: rect, core: rect }, &mut self.data, size);
     }
 }
 
 /// The part of a tensor, which covers `size`, that covers `rect`.
 fn crop(value: &DynValue, size: Size, rect: Rect) -> ort::Result<DynValue> {
-    let (layout, shape) = (layout(value, size), resized(value, size, rect.size));
+    let order = Order::of(value);
+    let (layout, shape) = (order.layout(value.shape(), size), order.resized(value.shape(), size, rect.size));
     Ok(match value.data_type() {
         TensorElementType::Uint8 => {
             Tensor::from_array((shape, layout.crop(value.try_extract_tensor::<u8>()?.1, size, rect)))?.into_dyn()
@@ -150,30 +146,47 @@ fn crop(value: &DynValue, size: Size, rect: Rect) -> ort::Result<DynValue> {
     })
 }
 
-/// Frames are packed bytes `[T, H, W, 3]`, all else is planes of numbers `[T, C, h, w]`.
-fn is_packed(value: &DynValue) -> bool {
-    *value.data_type() == TensorElementType::Uint8
+/// The order of a tensor's axes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// `[T, h, w, C]`: frames and states.
+    Packed,
+    /// `[T, C, h, w]`: what one stage hands to the next.
+    Planes,
 }
 
-/// Index of the axis of rows; that of columns is the next.
-fn rows_axis(value: &DynValue) -> usize {
-    if is_packed(value) { 1 } else { 2 }
-}
+impl Order {
+    /// That of frames, which are bytes, and of what stages hand on, which are numbers.
+    fn of(value: &DynValue) -> Self {
+        if *value.data_type() == TensorElementType::Uint8 { Self::Packed } else { Self::Planes }
+    }
 
-/// The shape of a tensor that covers `from`, if it covered `to`.
-fn resized(value: &DynValue, from: Size, to: Size) -> Vec<i64> {
-    let rows = rows_axis(value);
-    let mut shape = value.shape().to_vec();
-    shape[rows] = shape[rows] * to.height as i64 / from.height as i64;
-    shape[rows + 1] = shape[rows + 1] * to.width as i64 / from.width as i64;
-    shape
-}
+    /// Index of the axis of rows; that of columns is the next.
+    fn rows(self) -> usize {
+        match self {
+            Self::Packed => 1,
+            Self::Planes => 2,
+        }
+    }
 
-/// How a tensor that covers `size` input pixels lies in memory.
-fn layout(value: &DynValue, size: Size) -> Layout {
-    let shape: Vec<usize> = value.shape().iter().map(|axis| *axis as usize).collect();
-    let (outer, inner) = if is_packed(value) { (shape[0], shape[3]) } else { (shape[0] * shape[1], 1) };
-    let cells = shape[rows_axis(value) + 1];
-    let (stride, scale) = if cells < size.width { (size.width / cells, 1) } else { (1, cells / size.width) };
-    Layout { outer, inner, stride, scale }
+    /// `shape`, which covers `from`, if it covered `to`.
+    fn resized(self, shape: &[i64], from: Size, to: Size) -> Vec<i64> {
+        let rows = self.rows();
+        let mut shape = shape.to_vec();
+        shape[rows] = shape[rows] * to.height as i64 / from.height as i64;
+        shape[rows + 1] = shape[rows + 1] * to.width as i64 / from.width as i64;
+        shape
+    }
+
+    /// How a tensor of `shape` that covers `size` input pixels lies in memory.
+    fn layout(self, shape: &[i64], size: Size) -> Layout {
+        let axis = |index: usize| shape[index] as usize;
+        let (outer, inner) = match self {
+            Self::Packed => (axis(0), axis(3)),
+            Self::Planes => (axis(0) * axis(1), 1),
+        };
+        let cells = axis(self.rows() + 1);
+        let (stride, scale) = if cells < size.width { (size.width / cells, 1) } else { (1, cells / size.width) };
+        Layout { outer, inner, stride, scale }
+    }
 }

@@ -113,8 +113,8 @@ pub struct DataManifest {
     pub sha256: String,
 }
 
-/// One recurrent state tensor, float32 `[1, channels, height / stride, width / stride]` of the padded input frame;
-/// zeros at the start.
+/// One recurrent state tensor, float32 `[1, height / stride, width / stride, channels]` of the padded input frame;
+/// zeros at the start. Channels come last because that is how matrix units want them: planes are turned at every frame.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StateManifest {

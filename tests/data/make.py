@@ -64,8 +64,8 @@ def package(name, nodes, constants, scale=4, states=(), time="", geometry="", ki
     inputs = [latent if encoder else h.make_tensor_value_info("frames", kind, PIXELS)]
     outputs = [h.make_tensor_value_info("frames_hr", T.UINT8, ["T", "Hs", "Ws", 3])]
     for state_in, state_out in states:
-        inputs.append(h.make_tensor_value_info(state_in, T.FLOAT, [1, 1, "H", "W"]))
-        outputs.append(h.make_tensor_value_info(state_out, T.FLOAT, [1, 1, "H", "W"]))
+        inputs.append(h.make_tensor_value_info(state_in, T.FLOAT, [1, "H", "W", 1]))
+        outputs.append(h.make_tensor_value_info(state_out, T.FLOAT, [1, "H", "W", 1]))
     stages = encoder + stage(name, "decoder", nodes, inputs, outputs, constants, halo)
     state = "".join(
         f'\n[[stages.decoder.state]]\ninput = "{i}"\noutput = "{o}"\nchannels = 1\nstride = 1\n' for i, o in states
@@ -270,7 +270,7 @@ def picky(name, states=()):
 def growing():
     """A state that is twice as wide after every frame."""
     nodes, constants = enlarge("pixels", 4)
-    growth = h.make_node("Concat", ["state", "state"], ["state_out"], axis=3)
+    growth = h.make_node("Concat", ["state", "state"], ["state_out"], axis=2)
     package("growing", [as_float(), growth, *nodes], constants, states=[("state", "state_out")])
 
 
