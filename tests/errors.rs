@@ -142,6 +142,12 @@ fn a_state_of_another_shape() {
 }
 
 #[test]
+fn a_state_of_planes() {
+    let error = error_at_start(&fastvsr("planes", 1));
+    says(&error, &["decoder.onnx", "expected input `state` to be f32 [1, h, w, 1]", "got Tensor<f32>(1, 1, H, W)"]);
+}
+
+#[test]
 fn a_graph_of_another_scale() {
     for name in ["nearest", "counter"] {
         for scale in [2, 3, 8] {

@@ -129,6 +129,8 @@ impl std::ops::AddAssign for Timings {
 enum Axis {
     Free(&'static str),
     Fixed(usize),
+    /// Fixed, and the graph has to say so: else a state of planes passes for one whose channels come last.
+    Known(usize),
 }
 
 /// Where the sessions of a model run.
@@ -381,23 +383,23 @@ impl Loaded {
 
     /// Compares the graph's signature with the contract.
     fn check(&self) -> Result<(), String> {
-        use Axis::{Fixed, Free};
+        use Axis::{Fixed, Free, Known};
         use TensorElementType::{Float32, Uint8};
 
         let pixels = [Free("T"), Free("H"), Free("W"), Fixed(RGB)];
         let latent = [Free("T"), Free("C"), Free("h"), Free("w")];
-        let state = |state: &StateManifest| [Fixed(1), Free("h"), Free("w"), Fixed(state.channels)];
+        let state = |channels| [Fixed(1), Free("h"), Free("w"), channels];
 
         let mut inputs: Vec<(&str, TensorElementType, [Axis; 4])> = Vec::new();
         inputs.extend(self.input.map(|name| (name, Float32, latent)));
         inputs.extend(self.takes_frames.then_some((FRAMES, Uint8, pixels)));
-        inputs.extend(self.states.iter().map(|s| (s.input.as_str(), Float32, state(s))));
+        inputs.extend(self.states.iter().map(|s| (s.input.as_str(), Float32, state(Known(s.channels)))));
 
         let mut outputs = vec![match self.kind {
             StageKind::Decoder => (self.output, Uint8, pixels),
             _ => (self.output, Float32, latent),
         }];
-        outputs.extend(self.states.iter().map(|s| (s.output.as_str(), Float32, state(s))));
+        outputs.extend(self.states.iter().map(|s| (s.output.as_str(), Float32, state(Fixed(s.channels)))));
 
         for (side, wanted, have) in
             [("input", &inputs, self.session.inputs()), ("output", &outputs, self.session.outputs())]
@@ -556,13 +558,14 @@ fn fits(have: &ValueType, wanted: TensorElementType, axes: &[Axis]) -> bool {
         && shape.iter().zip(axes).all(|(have, axis)| match axis {
             Axis::Free(_) => true,
             Axis::Fixed(wanted) => *have < 0 || *have == *wanted as i64,
+            Axis::Known(wanted) => *have == *wanted as i64,
         })
 }
 
 fn describe(ty: TensorElementType, axes: &[Axis]) -> String {
     let axes = axes.iter().map(|axis| match axis {
         Axis::Free(name) => (*name).to_string(),
-        Axis::Fixed(size) => size.to_string(),
+        Axis::Fixed(size) | Axis::Known(size) => size.to_string(),
     });
     format!("{ty} [{}]", axes.collect::<Vec<_>>().join(", "))
 }

@@ -10,6 +10,7 @@ from onnx import helper as h
 
 HERE = Path(__file__).parent
 PIXELS = ["T", "H", "W", 3]
+STATE = [1, "H", "W", 1]
 LATENT = ["T", 1, "H", "W"]
 
 # Levels that the package `counter` adds for every frame since the last reset.
@@ -58,14 +59,16 @@ def stage(name, kind, nodes, inputs, outputs, constants, halo=None):
     return f'[stages.{kind}]\nfile = "{kind}.onnx"\nsha256 = "{hash}"\n{halo}'
 
 
-def package(name, nodes, constants, scale=4, states=(), time="", geometry="", kind=T.UINT8, encoder="", halo=None):
+def package(
+    name, nodes, constants, scale=4, states=(), time="", geometry="", kind=T.UINT8, encoder="", halo=None, axes=STATE
+):
     """Writes one package with nothing but a decoder, which comes after the stage `encoder` if there is one."""
     latent = h.make_tensor_value_info("latent", T.FLOAT, LATENT)
     inputs = [latent if encoder else h.make_tensor_value_info("frames", kind, PIXELS)]
     outputs = [h.make_tensor_value_info("frames_hr", T.UINT8, ["T", "Hs", "Ws", 3])]
     for state_in, state_out in states:
-        inputs.append(h.make_tensor_value_info(state_in, T.FLOAT, [1, "H", "W", 1]))
-        outputs.append(h.make_tensor_value_info(state_out, T.FLOAT, [1, "H", "W", 1]))
+        inputs.append(h.make_tensor_value_info(state_in, T.FLOAT, axes))
+        outputs.append(h.make_tensor_value_info(state_out, T.FLOAT, axes))
     stages = encoder + stage(name, "decoder", nodes, inputs, outputs, constants, halo)
     state = "".join(
         f'\n[[stages.decoder.state]]\ninput = "{i}"\noutput = "{o}"\nchannels = 1\nstride = 1\n' for i, o in states
@@ -267,6 +270,13 @@ def picky(name, states=()):
     package(name, nodes, [*constants, row], states=states)
 
 
+def planes():
+    """A state whose channels come first."""
+    nodes, constants = enlarge("pixels", 4)
+    same = h.make_node("Identity", ["state"], ["state_out"])
+    package("planes", [as_float(), same, *nodes], constants, states=[("state", "state_out")], axes=[1, 1, "H", "W"])
+
+
 def growing():
     """A state that is twice as wide after every frame."""
     nodes, constants = enlarge("pixels", 4)
@@ -283,6 +293,7 @@ if __name__ == "__main__":
     neighbours()
     slow()
     growing()
+    planes()
     hungry("hungry", 4096, 2048)
     hungry("starving", 4096, 512)
     picky("picky")
