@@ -47,10 +47,9 @@ class Steps(nn.Module):
         self.unet, self.count = unet, count
 
     def forward(self, latent, state):
-        state = to_planes(state)
         for _ in range(self.count):
             latent, new_state = self.unet(latent, state)
-        return latent, to_packed(new_state)
+        return latent, new_state
 
 
 class F8DecoderGraph(nn.Module):
@@ -114,8 +113,9 @@ def export_baselines(net, folder):
     def f16(decoder, takes=("denoised", "frames")):
         return {"encoder": encoder, "unet": once, "decoder": Stage(decoder, takes, (trunk,))}
 
-    def symmetric(steps):
-        return {"encoder": encoder_x4, "unet": Stage(Steps(net.unet, steps), ("latent",), (unet_x4,)), "decoder": f8}
+    def symmetric(count):
+        steps = UNetGraph(Steps(net.unet, count))
+        return {"encoder": encoder_x4, "unet": Stage(steps, ("latent",), (unet_x4,)), "decoder": f8}
 
     packages = {
         "f8-one-step": symmetric(1),
