@@ -7,7 +7,7 @@
 #   make test-examples          all tests of the examples and the documentation
 #   make soak [CLIPS=folder]    the tests' long forms: storms, memory, twice the load, real clips in tiles; half an hour
 #   make fuzz [TIME=60]         every fuzz target for so many seconds
-#   make sanitize               worker and registry under ThreadSanitizer, all unit tests that do without ONNX Runtime under
+#   make sanitize               worker and builds under ThreadSanitizer, all unit tests that do without ONNX Runtime under
 #                               Valgrind; `make fuzz` has AddressSanitizer
 #   make lint                   formatting, clippy, licences, ruff
 #   make bench [PEERS=x.param]  measure this machine, beside a network in ncnn's format if there is one; under 12 minutes
@@ -72,10 +72,10 @@ sanitize: system nightly
 	@dpkg -s valgrind >/dev/null 2>&1 || $(SUDO) apt-get install -y --no-install-recommends valgrind
 	rustup component add --toolchain nightly rust-src
 	RUSTFLAGS=-Zsanitizer=thread CARGO_TARGET_DIR=target/thread-sanitizer cargo +nightly test --locked --lib \
-	    -Zbuild-std --target $$(rustc -vV | sed -n 's/host: //p') -- engine::worker:: engine::registry::
+	    -Zbuild-std --target $$(rustc -vV | sed -n 's/host: //p') -- engine::worker:: engine::sizes::
 	PROPTEST_CASES=16 G_SLICE=always-malloc G_DEBUG=gc-friendly cargo test --locked --lib \
 	    --config "target.'cfg(unix)'.runner = '$(VALGRIND)'" -- --test-threads 1 \
-	    frames:: window:: tiling:: scene:: model:: fastvsr:: engine::memory:: engine::registry:: engine::worker::
+	    frames:: window:: tiling:: scene:: model:: fastvsr:: engine::budget:: engine::sizes:: engine::worker::
 
 nightly:
 	@rustup toolchain list | grep -q nightly || rustup toolchain install nightly --profile minimal

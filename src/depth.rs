@@ -5,7 +5,7 @@
 /// more than a `level` of 8 bits away: the model's input was rounded by up to half a level and its output by another,
 /// so that a smaller difference says nothing. From two levels on the difference is detail and stays; between, it fades
 /// in (firm shrinkage, Gao and Bruce 1997), so that no new edge appears.
-pub fn deepen(decoded: &mut [u8], interpolated: &[u8], level: i32) {
+pub(crate) fn deepen(decoded: &mut [u8], interpolated: &[u8], level: i32) {
     for (sample, interpolated) in decoded.chunks_exact_mut(2).zip(interpolated.chunks_exact(2)) {
         let before = i32::from(u16::from_le_bytes([interpolated[0], interpolated[1]]));
         let difference = i32::from(u16::from_le_bytes([sample[0], sample[1]])) - before;

@@ -1,6 +1,8 @@
 //! Owns the layout of pixels in memory: between rows with a stride and the tensors `[H, W, 3]` that the graphs take,
 //! padded to the model's multiple. Plain slices in, plain slices out; no GStreamer, no ONNX Runtime.
 
+use std::collections::TryReserveError;
+
 /// Bytes per pixel of an RGB tensor.
 pub const RGB: usize = 3;
 
@@ -35,14 +37,38 @@ impl Size {
     }
 }
 
+/// An empty vector for `length` values. What a frame needs is as large as its sender wants: where that is not to be had it
+/// is an error, not the end of the process.
+///
+/// # Errors
+/// If there is no memory for it.
+pub fn with_room<T>(length: usize) -> Result<Vec<T>, TryReserveError> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(length)?;
+    Ok(values)
+}
+
+/// As many times `value`.
+///
+/// # Errors
+/// If there is no memory for them.
+pub fn filled<T: Clone>(value: T, length: usize) -> Result<Vec<T>, TryReserveError> {
+    let mut values = with_room(length)?;
+    values.resize(length, value);
+    Ok(values)
+}
+
 /// Copies RGB rows of `size`, `stride` bytes apart, into a tensor of the size `padded`; what lies to the right and
 /// below repeats the frame's edge, so that the model sees no artificial border.
 ///
+/// # Errors
+/// If there is no memory for it.
+///
 /// # Panics
 /// If `rows` is shorter than the frame that it should hold, or `padded` is smaller than `size`.
-pub fn pad(rows: &[u8], stride: usize, size: Size, padded: Size) -> Vec<u8> {
+pub fn pad(rows: &[u8], stride: usize, size: Size, padded: Size) -> Result<Vec<u8>, TryReserveError> {
     assert!(padded.width >= size.width && padded.height >= size.height);
-    let mut tensor = Vec::with_capacity(padded.rgb_bytes());
+    let mut tensor = with_room(padded.rgb_bytes())?;
     for row in rows.chunks(stride).take(size.height) {
         let row = &row[..size.rgb_stride()];
         tensor.extend_from_slice(row);
@@ -53,7 +79,7 @@ pub fn pad(rows: &[u8], stride: usize, size: Size, padded: Size) -> Vec<u8> {
     for _ in size.height..padded.height {
         tensor.extend_from_within(tensor.len() - padded.rgb_stride()..);
     }
-    tensor
+    Ok(tensor)
 }
 
 /// Overwrites one byte of every four-byte pixel of `rows` with the matching byte of `plane`: puts a plane of alpha
@@ -84,15 +110,22 @@ mod tests {
     #[test]
     fn padding_repeats_the_edge() {
         let rows = [1, 1, 1, 2, 2, 2, 99, 3, 3, 3, 4, 4, 4, 99];
-        let tensor = pad(&rows, 7, Size { width: 2, height: 2 }, Size { width: 3, height: 3 });
+        let tensor = pad(&rows, 7, Size { width: 2, height: 2 }, Size { width: 3, height: 3 }).unwrap();
         let pixels: Vec<u8> = tensor.chunks(3).map(|pixel| pixel[0]).collect();
         assert_eq!(pixels, [1, 2, 2, 3, 4, 4, 3, 4, 4]);
     }
 
     #[test]
+    fn what_no_machine_has_is_an_error() {
+        assert!(filled(0u64, usize::MAX / 16).is_err());
+        let huge = Size { width: 1 << 30, height: 1 << 30 };
+        assert!(pad(&[], 3, Size { width: 1, height: 1 }, huge).is_err());
+    }
+
+    #[test]
     #[should_panic(expected = "fewer rows")]
     fn a_frame_that_is_too_short_is_a_bug() {
-        pad(&[0; 6], 6, Size { width: 2, height: 2 }, Size { width: 2, height: 2 });
+        let _ = pad(&[0; 6], 6, Size { width: 2, height: 2 }, Size { width: 2, height: 2 });
     }
 
     proptest! {
@@ -106,7 +139,7 @@ mod tests {
             // The last row may end without its gap, as the last row of a mapped plane does.
             let rows: Vec<u8> =
                 (0..stride * (height - 1) + size.rgb_stride()).map(|n| (n as u8).wrapping_mul(31) ^ seed).collect();
-            let tensor = pad(&rows, stride, size, padded);
+            let tensor = pad(&rows, stride, size, padded).unwrap();
             prop_assert_eq!(tensor.len(), padded.rgb_bytes());
             for y in 0..padded.height {
                 for x in 0..padded.width {

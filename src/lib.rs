@@ -5,15 +5,17 @@
 //! ]|
 //!
 //! Arrows between the modules go one way: `fastvsr` (the element) -> `window`, `frames`, `scene`, `tiling`,
-//! `color_fix`, `depth`, `engine` -> `model`.
+//! `color_fix`, `depth`, `engine` -> `model`. Public is what the command, the tests and the fuzz targets use.
 
-pub mod color_fix;
-pub mod depth;
+mod color_fix;
+mod depth;
 pub mod engine;
-pub mod fastvsr;
+mod fastvsr;
+mod folders;
 pub mod frames;
 pub mod model;
-pub mod scene;
+mod scene;
+mod sync;
 pub mod tiling;
 pub mod window;
 
@@ -21,6 +23,7 @@ fn plugin_init(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
     fastvsr::register(plugin)
 }
 
+pub use fastvsr::{ExecutionProvider, FORMATS, Precision};
 pub use plugin::*;
 
 #[allow(missing_docs, reason = "the macro makes items that cannot be documented")]

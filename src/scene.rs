@@ -16,14 +16,14 @@ const THRESHOLD: f32 = 12.0;
 
 /// Finds the first frame of each scene.
 #[derive(Debug, Default)]
-pub struct CutDetector {
+pub(crate) struct CutDetector {
     previous: Option<Vec<f32>>,
 }
 
 impl CutDetector {
     /// Looks at the next frame, an RGB tensor of `size`; whether a new scene begins with it. The first frame after
     /// [`Self::reset`] begins none.
-    pub fn is_cut(&mut self, frame: &[u8], size: Size) -> bool {
+    pub(crate) fn is_cut(&mut self, frame: &[u8], size: Size) -> bool {
         let thumbnail = thumbnail(frame, size);
         let previous = self.previous.replace(thumbnail);
         let thumbnail = self.previous.as_deref().expect("it was just put there");
@@ -32,7 +32,7 @@ impl CutDetector {
     }
 
     /// Forgets the frame before.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.previous = None;
     }
 }

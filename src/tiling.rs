@@ -6,7 +6,9 @@
 //! is nothing to blend. Recurrent state belongs to the frame: tiles read the state of the frame before and write that
 //! of the next, one time step at a time; a tile that ran alone through time would need a halo that grows every frame.
 
-use crate::frames::{RGB, Size};
+use std::collections::TryReserveError;
+
+use crate::frames::{Size, with_room};
 
 /// A rectangle in pixels of the padded input frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +40,10 @@ pub struct Tile {
     pub core: Rect,
 }
 
-/// Cuts a frame of `size` into tiles whose cores are at most `side` pixels wide and high, each with `halo` pixels around
-/// it where the frame has them. All edges are multiples of `multiple`, as `size` must be.
+/// Cuts a frame of `size` into tiles whose cores are at most `side` pixels wide and high, each with at least `halo` pixels
+/// around it where the frame has them. What the tiles read is of one size, so that a graph that is compiled for it serves
+/// them all: at the frame's edges they read farther inwards instead. All edges are multiples of `multiple`, as `size` must
+/// be.
 ///
 /// # Panics
 /// If `side` is less than `multiple`.
@@ -76,11 +80,12 @@ fn spans(length: usize, side: usize, halo: usize, multiple: usize) -> Vec<Span> 
     // Cores of equal length, so that no sliver is left at the end.
     let count = length.div_ceil(largest);
     let core = length.div_ceil(count).next_multiple_of(multiple);
+    let read = (core + 2 * halo).min(length);
     (0..length)
         .step_by(core)
         .map(|start| {
-            let end = (start + core).min(length);
-            Span { from: start.saturating_sub(halo), start, end, to: (end + halo).min(length) }
+            let from = start.saturating_sub(halo).min(length - read);
+            Span { from, start, end: (start + core).min(length), to: from + read }
         })
         .collect()
 }
@@ -111,12 +116,15 @@ impl Layout {
 
     /// Copies the part of `tensor`, which covers `size`, that covers `rect`.
     ///
+    /// # Errors
+    /// If there is no memory for it.
+    ///
     /// # Panics
     /// If the tensor is smaller than it should be, or `rect` is not inside.
-    pub fn crop<T: Copy>(&self, tensor: &[T], size: Size, rect: Rect) -> Vec<T> {
-        let mut part = Vec::with_capacity(self.values(rect.size));
+    pub fn crop<T: Copy>(&self, tensor: &[T], size: Size, rect: Rect) -> Result<Vec<T>, TryReserveError> {
+        let mut part = with_room(self.values(rect.size))?;
         self.rows(size, rect, |row| part.extend_from_slice(&tensor[row]));
-        part
+        Ok(part)
     }
 
     /// Copies the core of a tile's output, `part`, which covers `tile.input`, into `tensor`, which covers `size`.
@@ -147,28 +155,6 @@ impl Layout {
     }
 }
 
-/// Lays `part`, the RGB pixels of `rect`, over those of a frame of `size`; over `feather` pixels at its edges one fades
-/// into the other.
-///
-/// # Panics
-/// If a tensor is smaller than it should be, or `rect` is not inside.
-pub fn blend(part: &[u8], rect: Rect, frame: &mut [u8], size: Size, feather: usize) {
-    let fade = |at: usize, length: usize| (at + 1).min(length - at).min(feather);
-    let full = (feather * feather) as u32;
-    for (y, row) in part.chunks_exact(rect.size.rgb_stride()).enumerate() {
-        let start = (rect.y + y) * size.rgb_stride() + rect.x * RGB;
-        let target = &mut frame[start..start + row.len()];
-        let vertical = fade(y, rect.size.height);
-        for (x, (under, over)) in target.chunks_exact_mut(RGB).zip(row.chunks_exact(RGB)).enumerate() {
-            let weight = (vertical * fade(x, rect.size.width)) as u32;
-            for (under, over) in under.iter_mut().zip(over) {
-                let mixed = u32::from(*under) * (full - weight) + u32::from(*over) * weight;
-                *under = ((mixed + full / 2) / full) as u8;
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -183,22 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn cores_are_even_and_halos_stop_at_the_frame() {
-        let tiles = split(Size { width: 80, height: 8 }, 64, 10, 8);
+    fn cores_are_even_and_tiles_of_one_size() {
+        let tiles = split(Size { width: 168, height: 8 }, 64, 10, 8);
         let columns: Vec<_> = tiles.iter().map(|tile| (tile.input.x, tile.core.x, tile.core.size.width)).collect();
-        assert_eq!(columns, [(0, 0, 40), (24, 40, 40)]);
-        assert_eq!(tiles[0].input.size.width, 56);
-    }
-
-    #[test]
-    fn a_part_fades_into_its_frame() {
-        let size = Size { width: 12, height: 10 };
-        let rect = Rect { x: 2, y: 2, size: Size { width: 8, height: 6 } };
-        let mut frame = vec![0; size.rgb_bytes()];
-        blend(&vec![160; rect.size.rgb_bytes()], rect, &mut frame, size, 4);
-        let at = |x: usize, y: usize| frame[y * size.rgb_stride() + x * RGB];
-        assert_eq!([at(1, 5), at(2, 5), at(5, 4), at(9, 5), at(10, 5)], [0, 30, 120, 30, 0]);
-        assert_eq!([at(5, 1), at(2, 2), at(9, 7), at(5, 8)], [0, 10, 10, 0]);
+        assert_eq!(columns, [(0, 0, 56), (40, 56, 56), (80, 112, 56)]);
+        assert!(tiles.iter().all(|tile| tile.input.size.width == 88));
     }
 
     /// What a stage that sees `reach` pixels makes of a pixel: here, the sum of what it sees.
@@ -222,9 +197,11 @@ mod tests {
             let input: Vec<u32> = (0..size.width * size.height).map(|n| (n * 2654435761) as u32 >> 20).collect();
             let layout = Layout { outer: 1, inner: 1, stride: 1, scale: 1 };
             let mut output = vec![u32::MAX; input.len()];
-            for tile in split(size, side * multiple, reach, multiple) {
+            let tiles = split(size, side * multiple, reach, multiple);
+            for tile in tiles.iter().copied() {
                 prop_assert!(tile.core.size.width <= (side * multiple).max(multiple));
-                let part = stage(&layout.crop(&input, size, tile.input), tile.input.size, reach);
+                let part = stage(&layout.crop(&input, size, tile.input).unwrap(), tile.input.size, reach);
+                prop_assert_eq!(tile.input.size, tiles[0].input.size);
                 layout.paste(&part, tile, &mut output, size);
             }
             prop_assert_eq!(output, stage(&input, size, reach));
@@ -241,7 +218,7 @@ mod tests {
             let tensor: Vec<usize> = (0..layout.values(size)).collect();
             let mut merged = vec![usize::MAX; tensor.len()];
             for tile in split(size, side * multiple, halo, multiple) {
-                layout.paste(&layout.crop(&tensor, size, tile.input), tile, &mut merged, size);
+                layout.paste(&layout.crop(&tensor, size, tile.input).unwrap(), tile, &mut merged, size);
             }
             prop_assert_eq!(merged, tensor);
         }

@@ -219,7 +219,7 @@ fn a_runtime_that_is_no_library() {
             let element = fastvsr("nearest", 1);
             element.set_property("runtime-library", path);
             let error = error_at_start(&element);
-            says(&error, &[path, "cannot be loaded", "expected version 1.17 or later", "file too short"]);
+            says(&error, &[path, "cannot be loaded", "expected version 1.23 or later", "file too short"]);
         },
     );
 }

@@ -84,7 +84,7 @@ fn max_memory() {
 
 #[test]
 fn on_overload() {
-    takes("on-overload", "wait", &["shrink", "resize", "wait"]);
+    takes("on-overload", "wait", &["resize", "wait"]);
 }
 
 #[test]

@@ -77,6 +77,21 @@ fn a_changed_latency_is_announced() {
 }
 
 #[test]
+fn the_position_is_that_of_the_last_frame_also_after_a_drain() {
+    let mut rig = Rig::new("nearest", 4);
+    let caps = rgb(8, 4);
+    rig.push(with_flags(flat(&caps, 0, 0), gst::BufferFlags::DISCONT)).unwrap();
+    rig.event(gst::event::Gap::new(FRAME, FRAME));
+    let source = rig.element.static_pad("src").unwrap();
+    let position = || source.query_position::<gst::ClockTime>();
+    assert_eq!(position(), Some(FRAME));
+    rig.push_flat(2..10);
+    assert_eq!(position(), Some(FRAME * 10));
+    rig.flush();
+    assert_ne!(position(), Some(FRAME * 10));
+}
+
+#[test]
 fn a_pointer_is_where_it_is_in_the_input() {
     let mut rig = Rig::new("nearest", 1);
     rig.push_flat([0]);

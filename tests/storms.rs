@@ -49,7 +49,7 @@ fn operate(pipeline: &Pipeline, name: &str, random: &mut Random) {
         // These count from the next start on.
         "property of READY" => match random.below(4) {
             0 => vsr.set_property("window", 1 + random.below(4) as u32),
-            1 => vsr.set_property_from_str("on-overload", ["wait", "shrink", "resize"][random.below(3) as usize]),
+            1 => vsr.set_property_from_str("on-overload", ["wait", "resize"][random.below(2) as usize]),
             2 => vsr.set_property("scene-cuts", random.below(2) == 0),
             _ => vsr.set_property("max-memory", 0u64),
         },

@@ -9,7 +9,7 @@ use std::{
 
 use arbitrary::Arbitrary;
 use gstfastvsr::{
-    engine::{Cancel, Engine, Key, Precision, Provider, Runtime, Stream, load_runtime},
+    engine::{Cancel, Engine, Key, Provider, Runtime, Stream, load_runtime},
     frames::Size,
     model::Source,
     window::Windower,
@@ -81,15 +81,15 @@ fuzz_target!(|input: Input| {
     }
     fs::write(folder.path().join("model.toml"), manifest).unwrap();
     let source = Source::find(folder.path().to_str().unwrap()).unwrap();
-    let key = Key { source, provider: Provider::Cpu, device: 0, precision: Precision::Auto };
+    let key = Key { source, provider: Some(Provider::Cpu), device_id: 0, precision: None };
     let Ok(engine) = Engine::open(*RUNTIME, &key) else { return };
 
     let size = Size { width: usize::from(input.width % 64) + 1, height: usize::from(input.height % 64) + 1 };
     let padded = engine.padded(size);
     let bytes = padded.scaled(engine.scale()).rgb_bytes();
-    let mut windower = Windower::new(engine.manifest.time, 0);
+    let mut windower = Windower::new(engine.manifest().time, 0);
     let limit = input.tight.then_some(160 << 20);
-    let Ok(mut stream) = Stream::new(Arc::clone(&engine), padded, windower.delay() + 1, limit, 0) else { return };
+    let Ok(mut stream) = Stream::new(Arc::clone(&engine), padded, windower.delay() + 1, limit, 0, |_| {}) else { return };
     let cancel = Arc::<Cancel>::default();
     let count = usize::from(input.frames % 5);
     let mut windows: Vec<_> =
@@ -97,12 +97,10 @@ fuzz_target!(|input: Input| {
     windows.extend(windower.close());
     for window in windows {
         let kept = window.keep.len();
-        if stream.submit(window, &cancel).is_err() {
-            return;
-        }
+        stream.push(window);
         for _ in 0..kept {
             match stream.next(vec![0u8; bytes], &cancel) {
-                Ok(frame) => assert!(frame.is_some(), "a submitted frame is lost"),
+                Ok(frame) => assert!(frame.is_some(), "a frame that was pushed is lost"),
                 Err(_) => return,
             }
         }

@@ -6,7 +6,7 @@ use std::{cell::RefCell, sync::Once};
 
 use arbitrary::Arbitrary;
 use gst_video::{VideoFrameFlags, VideoInfo, VideoMeta};
-use gstfastvsr::fastvsr::FORMATS;
+use gstfastvsr::FORMATS;
 use libfuzzer_sys::fuzz_target;
 
 #[derive(Debug, Arbitrary)]

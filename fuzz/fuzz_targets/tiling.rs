@@ -40,7 +40,7 @@ fuzz_target!(|input: Input| {
     let mut written = 0;
     for tile in &tiles {
         written += tile.core.size.width * tile.core.size.height;
-        layout.paste(&layout.crop(&tensor, size, tile.input), *tile, &mut merged, size);
+        layout.paste(&layout.crop(&tensor, size, tile.input).unwrap(), *tile, &mut merged, size);
     }
     assert_eq!(written, size.width * size.height);
     assert_eq!(merged, tensor);

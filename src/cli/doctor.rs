@@ -4,7 +4,7 @@ use std::{fs, process::ExitCode, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use gstfastvsr::{
-    engine::{self, Engine, Key, Precision, Provider, Runtime},
+    engine::{self, Engine, Key, Provider, Runtime},
     model::{self, Source},
 };
 
@@ -130,21 +130,21 @@ fn gpus() {
 /// Lets the embedded model upscale with each provider; whether any does.
 fn providers(runtime: &'static Runtime) -> bool {
     let mut works = false;
-    for provider in [Provider::TensorRt, Provider::Cuda, Provider::OpenVino, Provider::Cpu] {
-        let key = Key { source: Source::Embedded, provider, device: 0, precision: Precision::Auto };
+    for provider in Provider::ALL {
+        let key = Key { source: Source::Embedded, provider: Some(provider), device_id: 0, precision: None };
         let tried = Engine::open(runtime, &key).map_err(|err| anyhow!("{err}"));
-        match tried.and_then(|engine| Ok((engine.precision.nick(), frame(provider)?))) {
+        match tried.and_then(|engine| Ok((engine.device().precision.name(), frame(provider)?))) {
             Ok((precision, time)) => {
                 let milliseconds = time.as_secs_f64() * 1e3;
                 println!(
                     "provider     {:<9} works, in {precision}: {}x{} in {milliseconds:.0} ms a frame",
-                    provider.nick(),
+                    provider.name(),
                     FRAME.0,
                     FRAME.1
                 );
                 works = true;
             }
-            Err(err) => println!("provider     {:<9} no: {err:#}", provider.nick()),
+            Err(err) => println!("provider     {:<9} no: {err:#}", provider.name()),
         }
     }
     works
@@ -152,7 +152,7 @@ fn providers(runtime: &'static Runtime) -> bool {
 
 /// How long one frame takes, after one that waits for the provider to set itself up.
 fn frame(provider: Provider) -> Result<Duration> {
-    let upscaler = Upscaler::new(model::DEFAULT, provider.nick(), 1);
+    let upscaler = Upscaler::new(model::DEFAULT, provider.name(), 1);
     let times = upscaler::measure(&upscaler, FRAME, 2, Duration::MAX)?;
     match times[..] {
         [first, second] => Ok(second - first),

@@ -5,7 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use anyhow::{Context, Result, anyhow};
 use gst::prelude::*;
 use gstfastvsr::{
-    engine::{self, Engine, Key, LogLevel, Runtime},
+    ExecutionProvider, Precision,
+    engine::{self, Engine, Key, Runtime, Severity},
     model::Source,
 };
 
@@ -76,9 +77,9 @@ impl Upscaler {
         self.configure(&element)?;
         let key = Key {
             source: Source::find(&self.model)?,
-            provider: element.property("execution-provider"),
-            device: element.property("device-id"),
-            precision: element.property("precision"),
+            provider: element.property::<ExecutionProvider>("execution-provider").provider(),
+            device_id: element.property("device-id"),
+            precision: element.property::<Precision>("precision").precision(),
         };
         // The error's own text has its reason.
         Engine::open(runtime()?, &key).map_err(|err| anyhow!("{err}"))
@@ -127,8 +128,8 @@ fn folders() -> Vec<PathBuf> {
     plugins.into_iter().chain(program).collect()
 }
 
-fn log(level: LogLevel, text: &str) {
-    if matches!(level, LogLevel::Error | LogLevel::Fatal) {
+fn log(severity: Severity, text: &str) {
+    if severity == Severity::Error {
         gst::error!(gst::CAT_RUST, "ONNX Runtime: {text}");
     } else {
         gst::debug!(gst::CAT_RUST, "ONNX Runtime: {text}");

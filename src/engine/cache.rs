@@ -1,30 +1,35 @@
-//! Owns the cache of what a provider compiles: a folder for every combination of everything that it depends on.
+//! Owns the cache of what a device compiles: a folder for every combination of everything that it depends on.
 //!
 //! An entry is made in a folder of its own and renamed when it is whole, so that no process sees half of it. It says
 //! what it was made for, and the hash of each of its files: one that is stale, foreign or damaged is made anew, and none
-//! is ever a reason to fail.
+//! is ever a reason to fail. What is loaded from here is code, so a folder that others may write into is not used. The
+//! entries that were used last are kept, up to [`LIMIT`].
 
 use std::{
-    env,
     fmt::Write as _,
     fs, io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
-    process,
-    sync::atomic::{AtomicUsize, Ordering},
+    time::SystemTime,
 };
 
 use sha2::{Digest, Sha256};
 
-/// File in an entry that says what the entry was made for, then the hash and name of every other file.
+use crate::folders;
+
+/// File in an entry that says what the entry was made for, then the hash and name of every other file. Its time is that of
+/// the entry's last use.
 const SEAL: &str = "entry";
+
+/// Largest size of all entries of one kind together, in bytes.
+const LIMIT: u64 = 4 << 30;
+
+/// Beginning of the names of entries that are being made.
+const DRAFT: &str = ".draft-";
 
 /// The folder for one kind of entries: `fastvsr/KIND` in the user's cache folder. None without a home.
 pub(super) fn root(kind: &str) -> Option<PathBuf> {
-    env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|folder| folder.is_absolute())
-        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))
-        .map(|folder| folder.join("fastvsr").join(kind))
+    folders::of_user("XDG_CACHE_HOME", ".cache").map(|folder| folder.join("fastvsr").join(kind))
 }
 
 /// Calls `make` with the folder of the entry `key` under `root`: the folder holds what an earlier call has left, or it
@@ -37,28 +42,65 @@ pub(super) fn compiled<T, E>(
     key: &str,
     mut make: impl FnMut(Option<&Path>) -> Result<T, E>,
 ) -> Result<T, E> {
-    static COUNT: AtomicUsize = AtomicUsize::new(0);
-
-    let Some(root) = root else { return make(None) };
-    let name = hex(&Sha256::digest(key));
-    let entry = root.join(&name);
-    if is_whole(&entry, key)
-        && let Ok(made) = make(Some(&entry))
-    {
+    let Some(root) = root.filter(|root| is_ours(root)) else { return make(None) };
+    let entry = root.join(hex(&Sha256::digest(key)));
+    let whole = is_whole(&entry, key);
+    if whole && let Ok(made) = make(Some(&entry)) {
+        let _ = touch(&entry);
         return Ok(made);
     }
-    let _ = fs::remove_dir_all(&entry);
-    let draft = root.join(format!("{name}.{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-    if fs::create_dir_all(&draft).is_err() {
-        return make(None);
+    let Ok(draft) = tempfile::Builder::new().prefix(DRAFT).tempdir_in(root) else { return make(None) };
+    let made = make(Some(draft.path()))?;
+    // Only what has been made anew takes the place of what was there: a failure may have had another reason. What another
+    // process has made meanwhile is as good.
+    if whole || !is_whole(&entry, key) {
+        let _ = fs::remove_dir_all(&entry);
     }
-    let made = make(Some(&draft));
-    if made.is_ok() && seal(&draft, key).is_ok() {
-        // Fails if another process was first, whose entry is as good.
-        let _ = fs::rename(&draft, &entry);
+    if seal(draft.path(), key).is_ok() {
+        let _ = fs::rename(draft.path(), &entry);
+        evict(root, LIMIT);
     }
-    let _ = fs::remove_dir_all(&draft);
-    made
+    Ok(made)
+}
+
+/// Makes the folder if there is none; whether nobody else may write into it.
+fn is_ours(root: &Path) -> bool {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(root);
+    // SAFETY: it asks for a number, and cannot fail.
+    let user = unsafe { libc::geteuid() };
+    let ours = |facts: fs::Metadata| facts.is_dir() && facts.uid() == user && facts.mode() & 0o022 == 0;
+    made.is_ok() && fs::symlink_metadata(root).is_ok_and(ours)
+}
+
+/// Removes the entries that were used longest ago until the others are within the limit, and drafts that a process has left
+/// behind.
+fn evict(root: &Path, limit: u64) {
+    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+    let used = |folder: &Path| {
+        let seal = fs::metadata(folder.join(SEAL)).or_else(|_| fs::metadata(folder));
+        seal.and_then(|facts| facts.modified()).unwrap_or(SystemTime::UNIX_EPOCH)
+    };
+    let bytes =
+        |folder: &Path| folders::entries(folder).filter_map(|file| Some(fs::metadata(file).ok()?.len())).sum::<u64>();
+    let is_draft = |folder: &Path| folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(DRAFT));
+    let (drafts, mut entries): (Vec<PathBuf>, Vec<PathBuf>) =
+        folders::entries(root).partition(|folder| is_draft(folder));
+    for draft in drafts.iter().filter(|draft| used(draft).elapsed().is_ok_and(|age| age > DAY)) {
+        let _ = fs::remove_dir_all(draft);
+    }
+    entries.sort_by_key(|entry| std::cmp::Reverse(used(entry)));
+    let mut total = 0;
+    for (number, entry) in entries.iter().enumerate() {
+        total += bytes(entry);
+        // The newest stays, however large it is.
+        if total > limit && number > 0 {
+            let _ = fs::remove_dir_all(entry);
+        }
+    }
+}
+
+fn touch(entry: &Path) -> io::Result<()> {
+    fs::File::open(entry.join(SEAL))?.set_modified(SystemTime::now())
 }
 
 fn seal(folder: &Path, key: &str) -> io::Result<()> {
@@ -153,6 +195,45 @@ mod tests {
         };
         compiled(Some(root.path()), "key", refuse).unwrap();
         assert_eq!(calls, 2);
+    }
+
+    #[test]
+    fn a_good_entry_outlives_a_failure_that_is_not_its_own() {
+        let root = tempfile::tempdir().unwrap();
+        compiled(Some(root.path()), "key", compile).unwrap();
+        assert_eq!(compiled(Some(root.path()), "key", |_| Err::<(), _>("no GPU today")), Err("no GPU today"));
+        assert!(compiled(Some(root.path()), "key", compile).unwrap());
+    }
+
+    #[test]
+    fn a_folder_that_others_can_write_into_is_done_without() {
+        let root = tempfile::tempdir().unwrap();
+        compiled(Some(root.path()), "key", compile).unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(!compiled(Some(root.path()), "key", compile).unwrap());
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(root.path(), &link).unwrap();
+        assert!(!is_ours(&link));
+    }
+
+    #[test]
+    fn what_was_used_longest_ago_makes_room() {
+        let root = tempfile::tempdir().unwrap();
+        let long_ago = |key: &str, hours: u64| {
+            compiled(Some(root.path()), key, compile).unwrap();
+            let seal = root.path().join(hex(&Sha256::digest(key))).join(SEAL);
+            let time = SystemTime::now() - std::time::Duration::from_secs(hours * 3600);
+            fs::File::open(seal).unwrap().set_modified(time).unwrap();
+        };
+        [("old", 3), ("older", 5), ("new", 1)].iter().for_each(|(key, hours)| long_ago(key, *hours));
+        // Who is used again is no longer old.
+        assert!(compiled(Some(root.path()), "older", compile).unwrap());
+        let size = |entry: PathBuf| folders::entries(&entry).map(|file| fs::metadata(file).unwrap().len()).sum::<u64>();
+        let limit = entries(root.path()).into_iter().map(size).sum::<u64>() - 1;
+        evict(root.path(), limit);
+        assert!(compiled(Some(root.path()), "older", compile).unwrap());
+        assert!(compiled(Some(root.path()), "new", compile).unwrap());
+        assert!(!compiled(Some(root.path()), "old", compile).unwrap());
     }
 
     #[test]

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::Provider;
-use crate::model::StageKind;
+use crate::{frames::Size, model::StageKind};
 
 /// An error of the engine.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +26,7 @@ pub enum Error {
 
     /// Libraries were found or named, and none of them could be used.
     #[error(
-        "ONNX Runtime cannot be loaded; expected version 1.17 or later, got {}; name a library that works in the \
+        "ONNX Runtime cannot be loaded; expected version 1.23 or later, got {}; name a library that works in the \
          property `runtime-library` or in ORT_DYLIB_PATH, or install one with `pip install onnxruntime-openvino`",
         list(.reasons)
     )]
@@ -53,8 +52,8 @@ pub enum Error {
     /// The execution provider cannot run here: choose another, or install what the reason names.
     #[error("execution provider `{provider}` does not work here: {reason}")]
     Provider {
-        /// The provider asked for.
-        provider: Provider,
+        /// Its name, as in the element's `execution-provider` property.
+        provider: &'static str,
         /// Why, in ONNX Runtime's words or ours.
         reason: String,
     },
@@ -123,11 +122,55 @@ pub enum Error {
         reason: String,
     },
 
+    /// The system has no thread to give: end other programs, or raise the limit of processes.
+    #[error("no thread can be started: {reason}; end other programs, or raise the limit (`ulimit -u`)")]
+    Thread {
+        /// What the system says.
+        reason: String,
+    },
+
     /// A bug: the job panicked. The model's other users go on.
     #[error("internal error while upscaling: {0}; please report it")]
     Panicked(String),
 }
 
+impl Error {
+    /// Why a stage failed on frames of `size`; a lack of memory is told apart, as smaller parts may mend it.
+    pub(super) fn run(stage: StageKind, size: Size, reason: &dyn std::fmt::Display) -> Self {
+        let (size, reason) = (format!("{}x{}", size.width, size.height), reason.to_string());
+        // ONNX Runtime has no error code for it. All of these name what failed by what was asked for: std's and ONNX
+        // Runtime's allocators, `CUDNN_STATUS_ALLOC_FAILED`, `CUBLAS_STATUS_ALLOC_FAILED`, `cudaErrorMemoryAllocation`.
+        let text = reason.to_lowercase();
+        if ["out of memory", "outofmemory", "alloc"].iter().any(|words| text.contains(words)) {
+            return Self::OutOfMemory { stage, size, reason };
+        }
+        Self::Run { stage, size, reason }
+    }
+}
+
 fn list(items: &[String]) -> String {
     items.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_memory_is_known_in_the_words_of_every_library() {
+        let size = Size { width: 8, height: 8 };
+        let is_memory = |reason: &str| matches!(Error::run(StageKind::Unet, size, &reason), Error::OutOfMemory { .. });
+        for reason in [
+            "bad allocation",
+            "std::bad_alloc",
+            "Failed to allocate memory for requested buffer of size 4096",
+            "CUDA failure 2: out of memory",
+            "CUDNN failure 4002: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED",
+            "memory allocation failed because the memory allocator returned an error",
+        ] {
+            assert!(is_memory(reason), "{reason}");
+        }
+        assert!(!is_memory("Non-zero status code returned while running Conv node"));
+    }
 }

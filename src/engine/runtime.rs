@@ -5,7 +5,6 @@
 use std::{
     env,
     error::Error as _,
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,7 +12,8 @@ use std::{
 use once_cell::sync::OnceCell;
 use ort::{LoadDynamicError, environment::Environment, logging::LogLevel};
 
-use super::Error;
+use super::{error::Error, unwinder};
+use crate::folders;
 
 /// A loaded library and its environment.
 #[derive(Debug)]
@@ -23,8 +23,21 @@ pub struct Runtime {
     pub(super) environment: Environment,
 }
 
-/// Receives ONNX Runtime's own messages: severity, and text.
-pub type Log = fn(LogLevel, &str);
+/// How much one of ONNX Runtime's messages matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// Something failed.
+    Error,
+    /// Something is not as it should be.
+    Warning,
+    /// What was done.
+    Info,
+    /// All the rest.
+    Trace,
+}
+
+/// Receives ONNX Runtime's own messages.
+pub type Log = fn(Severity, &str);
 
 static RUNTIME: OnceCell<Runtime> = OnceCell::new();
 
@@ -44,7 +57,8 @@ pub fn load(library: Option<&Path>, beside: &[PathBuf], log: Log) -> Result<&'st
 }
 
 fn find(library: Option<&Path>, beside: &[PathBuf], log: Log) -> Result<Runtime, Error> {
-    let named = library.map(PathBuf::from).or_else(|| env::var_os("ORT_DYLIB_PATH").map(PathBuf::from));
+    let variable = env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
+    let named = library.map(PathBuf::from).or_else(|| variable.map(PathBuf::from));
     let (found, tried) = match named {
         // A library that somebody named is used or refused, never replaced by another.
         Some(path) => (vec![path], Vec::new()),
@@ -55,17 +69,22 @@ fn find(library: Option<&Path>, beside: &[PathBuf], log: Log) -> Result<Runtime,
     }
     let mut reasons = Vec::new();
     for path in found {
-        #[cfg(all(target_os = "linux", target_env = "gnu"))]
-        super::unwinder::reconcile(&path);
+        unwinder::reconcile(&path);
         match ort::init_from(&path) {
             Ok(builder) => {
                 let environment = builder
                     .with_name("fastvsr")
                     .with_telemetry(false)
                     .with_logger(Arc::new(move |level: LogLevel, _: &str, _: &str, _: &str, text: &str| {
-                        // A run that its user interrupted went well.
-                        let level = if text.contains("terminate flag") { LogLevel::Verbose } else { level };
-                        log(level, text)
+                        let severity = match level {
+                            // A run that its user interrupted went well.
+                            _ if text.contains("terminate flag") => Severity::Trace,
+                            LogLevel::Fatal | LogLevel::Error => Severity::Error,
+                            LogLevel::Warning => Severity::Warning,
+                            LogLevel::Info => Severity::Info,
+                            LogLevel::Verbose => Severity::Trace,
+                        };
+                        log(severity, text)
                     }))
                     .build()
                     .map_err(|err| Error::RuntimeUnusable { reasons: vec![format!("`{}`: {err}", path.display())] })?;
@@ -91,49 +110,47 @@ fn reason(path: &Path, err: &LoadDynamicError) -> String {
 
 /// Libraries that exist, best first, and the places searched.
 fn search(beside: &[PathBuf]) -> (Vec<PathBuf>, Vec<String>) {
-    let mut folders = beside.to_vec();
-    let loader = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-    folders.extend(env::split_paths(&loader).filter(|dir| !dir.as_os_str().is_empty()));
-    folders.extend(
+    let mut searched = beside.to_vec();
+    searched.extend(folders::list("LD_LIBRARY_PATH", ""));
+    searched.extend(
         ["/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"]
             .map(PathBuf::from),
     );
-    let mut tried: Vec<String> = folders.iter().map(|dir| dir.display().to_string()).collect();
+    let mut tried: Vec<String> = searched.iter().map(|folder| folder.display().to_string()).collect();
 
-    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(env::var_os).map(PathBuf::from);
-    let user = env::var_os("HOME").map(|home| Path::new(&home).join(".local"));
-    for prefix in environments.chain(user).chain(["/usr/local", "/usr"].map(PathBuf::from)) {
-        tried.push(format!("{}/lib/python3*/*-packages/onnxruntime/capi", prefix.display()));
-        folders.extend(python_packages(&prefix));
+    // pipx and uv put the program into an environment that is not active: PREFIX/bin/fastvsr.
+    let own = env::current_exe().ok().and_then(|file| Some(file.parent()?.parent()?.to_owned()));
+    let environments = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().filter_map(folders::variable);
+    let user = folders::variable("HOME").map(|home| home.join(".local"));
+    for prefix in environments.chain(own).chain(user).chain(["/usr/local", "/usr"].map(PathBuf::from)) {
+        let place = format!("{}/lib/python3*/*-packages/onnxruntime/capi", prefix.display());
+        if !tried.contains(&place) {
+            tried.push(place);
+            searched.extend(python_packages(&prefix));
+        }
     }
-    (folders.iter().filter_map(|dir| library_in(dir)).collect(), tried)
+    (searched.iter().filter_map(|folder| library_in(folder)).collect(), tried)
 }
 
 /// Folders of an `onnxruntime` package installed under a Python prefix.
 fn python_packages(prefix: &Path) -> Vec<PathBuf> {
-    let pythons = fs::read_dir(prefix.join("lib")).into_iter().flatten().flatten();
-    pythons
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("python3"))
-        .flat_map(|entry| ["site-packages", "dist-packages"].map(|name| entry.path().join(name)))
+    folders::entries(&prefix.join("lib"))
+        .filter(|python| python.file_name().is_some_and(|name| name.to_string_lossy().starts_with("python3")))
+        .flat_map(|python| ["site-packages", "dist-packages"].map(|packages| python.join(packages)))
         .map(|packages| packages.join("onnxruntime/capi"))
         .filter(|capi| capi.is_dir())
         .collect()
 }
 
-/// The library in a folder. Python wheels ship it with its version in the name and without the usual link.
+/// The library in a folder, the newest if there are several. Python wheels ship it with its version in the name and without
+/// the usual link.
 fn library_in(folder: &Path) -> Option<PathBuf> {
-    let mut found: Vec<PathBuf> = fs::read_dir(folder)
-        .ok()?
-        .flatten()
-        .filter(|entry| {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            name == "libonnxruntime.so" || name.starts_with("libonnxruntime.so.")
-        })
-        .map(|entry| entry.path())
-        .collect();
-    found.sort();
-    found.pop()
+    let version = |file: &PathBuf| -> Option<Vec<u32>> {
+        let rest = file.file_name()?.to_str()?.strip_prefix("libonnxruntime.so")?;
+        rest.split_terminator('.').skip(1).map(|part| part.parse().ok()).collect()
+    };
+    let found = folders::entries(folder).filter_map(|file| Some((version(&file)?, file)));
+    found.max().map(|(_, file)| file)
 }
 
 fn same_file(a: &Path, b: &Path) -> bool {
@@ -148,12 +165,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn versions_are_numbers() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in
+            ["libonnxruntime.so", "libonnxruntime.so.1.9.0", "libonnxruntime.so.1.24.1", "libonnxruntime.so.old"]
+        {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        assert_eq!(library_in(folder.path()), Some(folder.path().join("libonnxruntime.so.1.24.1")));
+    }
+
+    #[test]
     fn the_versioned_library_of_a_wheel_is_found() {
         let prefix = tempfile::tempdir().unwrap();
         let capi = prefix.path().join("lib/python3.11/site-packages/onnxruntime/capi");
-        fs::create_dir_all(&capi).unwrap();
+        std::fs::create_dir_all(&capi).unwrap();
         for name in ["libonnxruntime.so.1.24.1", "libonnxruntime_providers_shared.so", "onnxruntime.py"] {
-            fs::write(capi.join(name), "").unwrap();
+            std::fs::write(capi.join(name), "").unwrap();
         }
         let folders = python_packages(prefix.path());
         assert_eq!(folders, std::slice::from_ref(&capi));
@@ -164,7 +192,7 @@ mod tests {
     fn what_is_beside_the_plugin_comes_first() {
         let plugins = tempfile::tempdir().unwrap();
         let ours = plugins.path().join("libonnxruntime.so.1.24.1");
-        fs::write(&ours, "").unwrap();
+        std::fs::write(&ours, "").unwrap();
         let (found, tried) = search(&[plugins.path().into()]);
         assert_eq!(found.first(), Some(&ours));
         assert!(tried[0] == plugins.path().display().to_string());

@@ -1,32 +1,55 @@
-//! Owns how OpenVINO's libraries are loaded into a process that has two unwinders.
+//! Owns how ONNX Runtime's libraries are loaded into a process that has two unwinders.
 //!
 //! Debian links GStreamer to libunwind, whose `_Unwind_Resume` has the name of libgcc's. In Python that imports numpy and then
 //! GStreamer, the C++ library raises exceptions with libgcc, while what is loaded later finds libunwind first and ends the
-//! process where it goes on unwinding. OpenVINO throws, and catches, whenever it compiles a model. Bound to its own dependencies
-//! before the process's (`RTLD_DEEPBIND`) it takes libgcc's; where all have the same unwinder that would tear them apart.
+//! process where it goes on unwinding. ONNX Runtime throws, and catches, where memory runs out or a graph is refused, and
+//! OpenVINO whenever it compiles a model. Bound to its own dependencies before the process's (`RTLD_DEEPBIND`) a library takes
+//! libgcc's; where all have the same unwinder that would tear them apart.
 
 use std::{
     ffi::{CStr, c_char, c_int, c_void},
-    fs,
     path::{Path, PathBuf},
 };
 
-use libloading::os::unix::{Library, RTLD_LAZY};
+use libloading::os::unix::{Library, RTLD_LAZY, RTLD_NOW};
+
+use crate::folders;
+
+/// Binds a library to its own dependencies first, where the loader can do that.
+#[cfg(target_env = "gnu")]
+const DEEP: c_int = libc::RTLD_DEEPBIND;
+#[cfg(not(target_env = "gnu"))]
+const DEEP: c_int = 0;
 
 /// What of OpenVINO runs on a CPU, without the number of its version.
-const LIBRARIES: [&str; 3] = ["libopenvino.so", "libopenvino_onnx_frontend.so", "libopenvino_intel_cpu_plugin.so"];
+const OPENVINO: [&str; 3] = ["libopenvino.so", "libopenvino_onnx_frontend.so", "libopenvino_intel_cpu_plugin.so"];
 
-/// Loads OpenVINO from the folder of an ONNX Runtime, if loading it in the usual way would tear it from the C++ library.
+/// Loads an ONNX Runtime and the OpenVINO in its folder, if loading them in the usual way would tear them from the C++ library.
+/// Who loads them later gets what is loaded.
 pub(super) fn reconcile(runtime: &Path) {
     if !torn() {
         return;
     }
-    for file in runtime.parent().into_iter().flat_map(openvino) {
+    for file in runtime.parent().into_iter().flat_map(openvino).chain([runtime.into()]) {
         // SAFETY: the libraries initialise themselves as they would when ONNX Runtime loads them, a little later.
-        let library = unsafe { Library::open(Some(&file), RTLD_LAZY | libc::RTLD_DEEPBIND) };
-        // What is wrong with it ONNX Runtime says too, to those who want OpenVINO.
+        let library = unsafe { Library::open(Some(&file), RTLD_LAZY | DEEP) };
+        // What is wrong with it is said by those who want it.
         let _ = library.map(std::mem::forget);
     }
+}
+
+/// Loads a library for good, bound to the unwinder that it must have.
+///
+/// # Errors
+/// In the system's words.
+pub(super) fn open(file: &Path) -> Result<(), String> {
+    let deep = if torn() { DEEP } else { 0 };
+    // SAFETY: these are libraries that ONNX Runtime's providers would load by themselves; they stay for good.
+    let library = unsafe { Library::open(Some(file), RTLD_NOW | libc::RTLD_GLOBAL | deep) };
+    // What the system said is behind the error.
+    let reason =
+        |err: libloading::Error| std::error::Error::source(&err).map_or_else(|| err.to_string(), ToString::to_string);
+    library.map(std::mem::forget).map_err(reason)
 }
 
 /// Whether the C++ library is bound to another unwinder than what is loaded from now on. It is loaded to be bound at once by
@@ -75,13 +98,13 @@ unsafe fn file_name(path: *const c_char) -> String {
 
 /// The libraries of a folder as others name them: `libopenvino.so.2541`, not the copies that wheels have of it.
 fn openvino(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let names: Vec<_> =
+        folders::entries(folder).filter_map(|file| Some(file.file_name()?.to_str()?.to_owned())).collect();
     let version = |name: &str, library: &str| {
         let rest = name.strip_prefix(library)?.strip_prefix('.')?;
         rest.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.to_owned())
     };
-    let found = LIBRARIES.iter().filter_map(|library| {
+    let found = OPENVINO.iter().filter_map(|library| {
         let numbered = names.iter().find_map(|name| version(name, library));
         numbered.or_else(|| names.iter().find(|name| name == library).cloned())
     });
@@ -90,6 +113,8 @@ fn openvino(folder: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -6,12 +6,18 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    process,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use super::Error;
+use super::error::Error;
+use crate::sync::lock;
 
 /// Ends the waits of one user of a worker, from any thread.
 #[derive(Debug, Default)]
@@ -115,21 +121,20 @@ pub(super) struct Worker<S> {
 impl<S: Send + 'static> Worker<S> {
     /// Starts the thread. It ends when the worker is dropped and its last job is done; nobody waits for that but the
     /// end of the process.
-    pub(super) fn new(mut owned: S) -> Self {
+    ///
+    /// # Errors
+    /// If the system cannot start a thread.
+    pub(super) fn new(mut owned: S) -> Result<Self, Error> {
         let (jobs, queue) = mpsc::channel::<Job<S>>();
-        at_exit_wait();
-        thread::Builder::new()
-            .name("fastvsr".into())
-            .spawn(move || {
-                for job in queue {
-                    let _busy = Busy::new();
-                    job(&mut owned);
-                }
+        start_thread("fastvsr", move || {
+            for job in queue {
                 let _busy = Busy::new();
-                drop(owned);
-            })
-            .expect("the system can start a thread");
-        Self { jobs }
+                job(&mut owned);
+            }
+            let _busy = Busy::new();
+            drop(owned);
+        })?;
+        Ok(Self { jobs })
     }
 
     /// Queues a job that nobody waits for.
@@ -148,6 +153,20 @@ impl<S: Send + 'static> Worker<S> {
         cancel: &Arc<Cancel>,
         job: impl FnOnce(&mut S, &Ticket) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
+        self.call_until(None, cancel, job).map(|result| result.expect("there is no limit"))
+    }
+
+    /// Runs a job and waits for its result, until `limit` at the longest: then it gives `None`, and the job goes on, and can
+    /// still be cancelled.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(super) fn call_until<T: Send + 'static>(
+        &self,
+        limit: Option<Instant>,
+        cancel: &Arc<Cancel>,
+        job: impl FnOnce(&mut S, &Ticket) -> Result<T, Error> + Send + 'static,
+    ) -> Result<Option<T>, Error> {
         let ticket = Ticket::new(cancel);
         if ticket.is_cancelled() {
             return Err(Error::Cancelled);
@@ -180,13 +199,19 @@ impl<S: Send + 'static> Worker<S> {
             let served = state.serves(generation);
             if let Some(result) = lock(&slot).take() {
                 drop(state);
-                return if served { result } else { Err(Error::Cancelled) };
-            }
-            if served {
-                state = cancel.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
+                return if served { result.map(Some) } else { Err(Error::Cancelled) };
             }
             let now = Instant::now();
+            if served {
+                state = match limit {
+                    None => cancel.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                    Some(limit) if now >= limit => return Ok(None),
+                    Some(limit) => {
+                        cancel.changed.wait_timeout(state, limit - now).unwrap_or_else(PoisonError::into_inner).0
+                    }
+                };
+                continue;
+            }
             let give_up = *give_up.get_or_insert(now + GRACE);
             let withdrawn = lock(&pending).take();
             if withdrawn.is_some() || now >= give_up {
@@ -198,25 +223,33 @@ impl<S: Send + 'static> Worker<S> {
     }
 }
 
-/// Locks, also after a panic elsewhere: what these mutexes guard is never left half-written.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "panic".into())
+}
+
+/// Starts a thread that nobody joins.
+///
+/// # Errors
+/// If the system has none to give.
+pub(super) fn start_thread(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+    let thread = thread::Builder::new().name(name.into()).spawn(run);
+    thread.map(drop).map_err(|err| Error::Thread { reason: err.to_string() })
 }
 
 /// What keeps the process from ending while a thread is inside ONNX Runtime: the library's own destructors would take
 /// its ground away. Waiting in `Drop` instead would make a pipeline's shutdown as slow as one run of the model.
 struct Gate {
     busy: usize,
-    ending: bool,
+    /// When the process ends at the latest, once it has begun to.
+    deadline: Option<Instant>,
 }
 
-static GATE: Mutex<Gate> = Mutex::new(Gate { busy: 0, ending: false });
+static GATE: Mutex<Gate> = Mutex::new(Gate { busy: 0, deadline: None });
 static IDLE: Condvar = Condvar::new();
+
+/// The process whose threads are counted: a forked child has none of its parent's.
+static PROCESS: AtomicU32 = AtomicU32::new(0);
 
 /// Longest wait at the end of the process.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -227,7 +260,10 @@ pub(super) struct Busy;
 impl Busy {
     pub(super) fn new() -> Self {
         let mut gate = lock(&GATE);
-        while gate.ending {
+        if PROCESS.swap(process::id(), Relaxed) != process::id() {
+            *gate = Gate { busy: 0, deadline: None };
+        }
+        while gate.deadline.is_some() {
             // The process ends under this thread.
             gate = IDLE.wait(gate).unwrap_or_else(PoisonError::into_inner);
         }
@@ -243,13 +279,19 @@ impl Drop for Busy {
     }
 }
 
-/// Makes the end of the process wait for the threads that are busy, and keeps them from beginning anything new. What was
-/// registered last is called first, so every worker registers it: behind what its model has made the library set up.
-fn at_exit_wait() {
+/// Makes the end of the process wait for the threads that are busy, and keeps them from beginning anything new. To be
+/// called whenever the library may have set up more of itself: what was registered last is called first, and this must come
+/// before the library's own destructors. However often it was registered, all calls together wait once.
+pub(super) fn wait_at_exit() {
     extern "C" fn wait() {
+        // In a forked child the lock may be one that a thread of the parent's has taken for good.
+        if PROCESS.load(Relaxed) != process::id() {
+            return;
+        }
         let mut gate = lock(&GATE);
-        gate.ending = true;
-        drop(IDLE.wait_timeout_while(gate, LONGEST_WAIT, |gate| gate.busy > 0));
+        let deadline = *gate.deadline.get_or_insert_with(|| Instant::now() + LONGEST_WAIT);
+        let left = deadline.saturating_duration_since(Instant::now());
+        drop(IDLE.wait_timeout_while(gate, left, |gate| gate.busy > 0));
     }
     // SAFETY: `wait` is a plain function that lives as long as the process: GStreamer never unloads plugins.
     unsafe { libc::atexit(wait) };
@@ -261,7 +303,7 @@ mod tests {
 
     #[test]
     fn jobs_run_in_order_on_what_the_worker_owns() {
-        let worker = Worker::new(Vec::new());
+        let worker = Worker::new(Vec::new()).unwrap();
         let cancel = Arc::default();
         for n in 0..5 {
             let job = move |list: &mut Vec<_>, _: &Ticket| {
@@ -275,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_cancelled_wait_ends_at_once_and_the_job_is_interrupted() {
-        let worker = Worker::new(());
+        let worker = Worker::new(()).unwrap();
         let cancel = Arc::<Cancel>::default();
         let (started, wait) = mpsc::channel();
         let other = thread::spawn({
@@ -305,7 +347,7 @@ mod tests {
 
     #[test]
     fn after_a_reset_the_worker_serves_again() {
-        let worker = Worker::new(1);
+        let worker = Worker::new(1).unwrap();
         let cancel = Arc::<Cancel>::default();
         cancel.cancel();
         assert!(matches!(worker.call(&cancel, |n, _| Ok(*n)), Err(Error::Cancelled)));
@@ -332,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_queued_job_whose_user_left_and_came_back_is_not_run() {
-        let worker = Arc::new(Worker::new(Vec::new()));
+        let worker = Arc::new(Worker::new(Vec::new()).unwrap());
         let second = Arc::<Cancel>::default();
         let (running, go) = keep_busy(&worker);
         let queued = thread::spawn({
@@ -354,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_job_that_has_not_begun_gives_back_what_it_owns_at_once() {
-        let worker = Arc::new(Worker::new(()));
+        let worker = Arc::new(Worker::new(()).unwrap());
         let second = Arc::<Cancel>::default();
         let (running, go) = keep_busy(&worker);
         let owned = Arc::new(());
@@ -372,7 +414,7 @@ mod tests {
 
     #[test]
     fn what_is_left_of_a_cancelled_job_is_interrupted_after_a_reset_too() {
-        let worker = Arc::new(Worker::new(()));
+        let worker = Arc::new(Worker::new(()).unwrap());
         let cancel = Arc::<Cancel>::default();
         let (started, begun) = mpsc::channel();
         let (go, gone) = mpsc::channel::<()>();
@@ -397,7 +439,7 @@ mod tests {
 
     #[test]
     fn one_user_cancels_and_the_other_is_served() {
-        let worker = Arc::new(Worker::new(()));
+        let worker = Arc::new(Worker::new(()).unwrap());
         let (leaves, stays) = (Arc::<Cancel>::default(), Arc::<Cancel>::default());
         let slow = thread::spawn({
             let (worker, leaves) = (Arc::clone(&worker), Arc::clone(&leaves));
@@ -416,7 +458,7 @@ mod tests {
     #[test]
     fn a_crowd_that_comes_and_goes_gets_its_own_results_or_none() {
         const JOBS: u32 = 300;
-        let worker = Arc::new(Worker::new(0u32));
+        let worker = Arc::new(Worker::new(0u32).unwrap());
         let user = |number: u32| {
             let (worker, cancel) = (Arc::clone(&worker), Arc::<Cancel>::default());
             let (done, running) = (Arc::new(std::sync::atomic::AtomicBool::new(false)), Arc::clone(&cancel));
@@ -460,8 +502,28 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_no_longer_can_still_cancel_the_job() {
+        let worker = Worker::new(()).unwrap();
+        let cancel = Arc::<Cancel>::default();
+        let (started, begun) = mpsc::channel();
+        let (interrupted, was_interrupted) = mpsc::channel();
+        let (go, gone) = mpsc::channel::<()>();
+        let left = worker.call_until(Some(Instant::now()), &cancel, move |_, ticket| {
+            started.send(()).unwrap();
+            ticket.interruptible(move || interrupted.send(()).unwrap(), || Ok(gone.recv().is_ok()))
+        });
+        assert!(matches!(left, Ok(None)));
+        begun.recv().unwrap();
+        cancel.cancel();
+        was_interrupted.recv().unwrap();
+        go.send(()).unwrap();
+        cancel.reset();
+        worker.call(&cancel, |_, _| Ok(())).unwrap();
+    }
+
+    #[test]
     fn a_panic_is_an_error_and_the_worker_lives_on() {
-        let worker = Worker::new(());
+        let worker = Worker::new(()).unwrap();
         let cancel = Arc::default();
         let result = worker.call(&cancel, |_, _| -> Result<(), Error> { panic!("out of cheese") });
         assert!(result.unwrap_err().to_string().contains("out of cheese"));

@@ -7,6 +7,7 @@ use gst_video::{VideoFormat, VideoFrameRef, VideoInfo, VideoTransferFunction, pr
 use super::{
     bands::Bands,
     colour::{self, Matrix},
+    failure::Failure,
 };
 use crate::{
     depth,
@@ -25,9 +26,8 @@ pub(super) struct Convert {
     shrink: Option<Shrink>,
     pack: Pack,
     alpha: Option<Alpha>,
-    /// From the stream's small frames to its large ones, and between tensors, without the model; made when first needed.
+    /// From the stream's small frames to its large ones without the model; made when first needed.
     resize: Option<gst_video::VideoConverter>,
-    enlarge: Option<Enlarge>,
     /// Memory for a frame without the model, used again and again.
     interpolated: Option<gst::Buffer>,
     size: Size,
@@ -42,14 +42,6 @@ struct Shrink {
     whole: VideoInfo,
     converter: gst_video::VideoConverter,
     scratch: gst::Buffer,
-}
-
-/// Interpolates padded tensors.
-#[derive(Debug)]
-struct Enlarge {
-    small: VideoInfo,
-    large: VideoInfo,
-    converter: gst_video::VideoConverter,
 }
 
 /// From a stream's format to RGB, or to the 4:4:4 form that a matrix makes into RGB.
@@ -85,13 +77,13 @@ pub(super) struct Converted {
     /// Padded RGB tensor for the engine.
     pub(super) tensor: Vec<u8>,
     /// What [`Convert::write`] wants with it.
-    pub(super) beside: Beside,
+    pub(super) extra: Extra,
 }
 
 /// What does not pass through the model.
 #[derive(Debug)]
-pub(super) enum Beside {
-    Nothing,
+pub(super) enum Extra {
+    None,
     /// Alpha of the input's size.
     Alpha(gst::Buffer),
     /// A copy of the frame, for the bits of its samples beyond the eighth.
@@ -139,7 +131,6 @@ impl Convert {
             pack,
             alpha,
             resize: None,
-            enlarge: None,
             interpolated: None,
             size,
             padded,
@@ -173,7 +164,7 @@ impl Convert {
     }
 
     /// Reads an input buffer.
-    pub(super) fn read(&mut self, buffer: &gst::BufferRef) -> Result<Converted, glib::BoolError> {
+    pub(super) fn read(&mut self, buffer: &gst::BufferRef) -> Result<Converted, Failure> {
         check_layout(buffer, &self.input)?;
         let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.input)?;
         let Unpack { converter, matrix, between, scratch } = &mut self.unpack;
@@ -185,18 +176,18 @@ impl Convert {
         let (size, stride) = (self.size, self.size.rgb_stride());
         let tensor = match matrix {
             Some(matrix) => {
-                let mut rgb = vec![0; size.rgb_bytes()];
+                let mut rgb = frames::filled(0, size.rgb_bytes())?;
                 matrix.write_rgb(&pixels, between.stride()[0] as usize, &mut rgb, stride, size);
-                frames::pad(&rgb, stride, size, self.padded)
+                frames::pad(&rgb, stride, size, self.padded)?
             }
-            None => frames::pad(&pixels, stride, size, self.padded),
+            None => frames::pad(&pixels, stride, size, self.padded)?,
         };
-        let beside = match &self.alpha {
-            Some(alpha) => Beside::Alpha(alpha.read(&frame, self.size)?),
-            None if self.input.comp_depth(0) > 8 => Beside::Depth(buffer.copy_deep()?),
-            None => Beside::Nothing,
+        let extra = match &self.alpha {
+            Some(alpha) => Extra::Alpha(alpha.read(&frame, self.size)?),
+            None if self.input.comp_depth(0) > 8 => Extra::Depth(buffer.copy_deep()?),
+            None => Extra::None,
         };
-        Ok(Converted { tensor, beside })
+        Ok(Converted { tensor, extra })
     }
 
     /// Whether the engine can decode straight into `buffer`: RGB in one piece, without gaps or padding.
@@ -218,7 +209,7 @@ impl Convert {
     pub(super) fn write(
         &mut self,
         tensor: &gst::BufferRef,
-        beside: &Beside,
+        extra: &Extra,
         buffer: &mut gst::BufferRef,
     ) -> Result<(), glib::BoolError> {
         check_layout(buffer, &self.output)?;
@@ -234,9 +225,9 @@ impl Convert {
                 converter.frame_ref(&rgb, &mut frame);
             }
         }
-        match (beside, &self.alpha) {
-            (Beside::Alpha(alpha), Some(scaler)) => scaler.write(alpha, &mut frame),
-            (Beside::Depth(input), _) => {
+        match (extra, &self.alpha) {
+            (Extra::Alpha(alpha), Some(scaler)) => scaler.write(alpha, &mut frame),
+            (Extra::Depth(input), _) => {
                 drop(frame);
                 self.deepen(input, buffer)
             }
@@ -291,24 +282,6 @@ impl Convert {
         };
         let small = VideoFrameRef::from_buffer_ref_readable(input, &self.input)?;
         converter.frame_ref(&small, &mut VideoFrameRef::from_buffer_ref_writable(output, &self.output)?);
-        Ok(())
-    }
-
-    /// Makes a tensor like a decoded one of a padded input tensor without the model.
-    pub(super) fn enlarge(&mut self, tensor: &[u8], output: &mut gst::BufferRef) -> Result<(), glib::BoolError> {
-        let Enlarge { small, large, converter } = match &mut self.enlarge {
-            Some(enlarge) => enlarge,
-            none => {
-                let info = |size: Size| rgb_like(&self.output, size, size.rgb_stride());
-                let (small, large) = (info(self.padded)?, info(self.padded_hr)?);
-                let converter = gst_video::VideoConverter::new(&small, &large, Some(options(&large)))?;
-                none.insert(Enlarge { small, large, converter })
-            }
-        };
-        let mut input = gst::Buffer::with_size(tensor.len())?;
-        input.make_mut().map_writable()?.copy_from_slice(tensor);
-        let from = VideoFrameRef::from_buffer_ref_readable(&input, small)?;
-        converter.frame_ref(&from, &mut VideoFrameRef::from_buffer_ref_writable(output, large)?);
         Ok(())
     }
 }

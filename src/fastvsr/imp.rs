@@ -8,7 +8,7 @@
  * gst-launch-1.0 filesrc location=in.mp4 ! decodebin ! videoconvert ! fastvsr ! videoconvert ! autovideosink
  * ]|
  *
- * This file owns the element's virtual methods and the mapping of errors to GStreamer's. Frames are taken in by
+ * This file owns the element's virtual methods and properties. Frames are taken in by
  * `submit_input_buffer` and given out by `generate_output`, both in the streaming thread, which waits for the engine's
  * worker; a flush or a shutdown ends that wait from another thread.
  */
@@ -19,6 +19,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use gst::{glib, prelude::*, subclass::prelude::*};
@@ -33,15 +34,19 @@ use gst_video::{VideoInfo, subclass::prelude::*};
 use once_cell::sync::Lazy;
 
 use super::{
-    caps, metas,
+    caps,
+    failure::Failure,
+    metas,
     overload::{Deadlines, Effort, OnOverload},
-    settings::{PROPERTIES, Settings},
+    settings::{ExecutionProvider, MAX_SCALE, MAX_WINDOW, MEASURED, Precision, Settings},
     stats::Stats,
-    streaming::{Deadline, Failure, Next, Spent, Streaming},
+    streaming::{Deadline, Next, Streaming, Work},
 };
 use crate::{
-    engine::{self, Build, Cancel, Engine, Error, Key, LogLevel, lock},
-    model::Source,
+    color_fix::ColorFix,
+    engine::{self, Build, Cancel, Engine, Error, Key, Severity},
+    model::{self, Source},
+    sync::lock,
 };
 
 static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
@@ -54,14 +59,58 @@ const UNKNOWN_FRAME_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(40)
 /// Scale for caps queries when the model cannot be read, which is an error once the element starts.
 const DEFAULT_SCALE: usize = 4;
 
+/// How long the change to PAUSED waits for the model. One that takes longer is waited for by the streaming thread, which a
+/// change back to NULL can interrupt, and the state change itself cannot.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// The element.
 ///
 /// Lock order: `state` before any other; the others are never held together, and none but `state` is held while the
 /// engine runs, a buffer or event is pushed, or a message is posted.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, glib::Properties)]
+#[properties(wrapper_type = super::FastVsr)]
 pub struct FastVsr {
+    #[property(name = "model", get = Self::model, set, type = Option<String>, member = model, nick = "Model",
+        blurb = "Model package: a preset's name, or a folder with a model.toml",
+        default = Some(model::DEFAULT), mutable_ready)]
+    #[property(name = "execution-provider", get, set, type = ExecutionProvider, member = execution_provider,
+        nick = "Execution provider",
+        blurb = "What runs the model; one that is named and does not work is an error, never a silent fall to the CPU",
+        builder(ExecutionProvider::default()).mutable_ready())]
+    #[property(name = "device-id", get, set, type = i32, member = device_id, nick = "Device ID",
+        blurb = "Number of the GPU (cuda, tensorrt)", minimum = 0, default = 0, mutable_ready)]
+    #[property(name = "precision", get, set, type = Precision, member = precision, nick = "Precision",
+        blurb = "Arithmetic inside the model; 8-bit frames go in and come out in any case",
+        builder(Precision::default()).mutable_ready())]
+    #[property(name = "window", get, set, type = u32, member = window, nick = "Window",
+        blurb = "Frames that are upscaled together, which delays the first of them by window - 1 frames (0 = the model's own)",
+        maximum = MAX_WINDOW, default = 0, mutable_ready)]
+    #[property(name = "scale", get, set, type = u32, member = scale, nick = "Scale",
+        blurb = "Output pixels per input pixel along each axis, 2 to the model's own; less than that is upscaled by the model and then made smaller (0 = what downstream asks for, else the model's own)",
+        maximum = MAX_SCALE, default = 0, mutable_playing)]
+    #[property(name = "processing-latency", get, set, type = u64, member = processing_latency, nick = "Processing latency",
+        blurb = "Time to allow for upscaling a window in the answer to LATENCY queries, in nanoseconds (default = measured while running)",
+        default = MEASURED, mutable_playing)]
+    #[property(name = "runtime-library", get, set, type = Option<String>, member = runtime_library, nick = "Runtime library",
+        blurb = "ONNX Runtime library to load (default = ORT_DYLIB_PATH, beside the plugin, the system, the active Python environment)",
+        mutable_ready)]
+    #[property(name = "passthrough", get, set, type = bool, member = passthrough, nick = "Passthrough",
+        blurb = "Hand frames on untouched, in their own size", default = false, mutable_playing)]
+    #[property(name = "scene-cuts", get, set, type = bool, member = scene_cuts, nick = "Scene cuts",
+        blurb = "Begin anew at scene cuts, so that nothing of one scene bleeds into the next", default = true, mutable_ready)]
+    #[property(name = "max-memory", get, set, type = u64, member = max_memory, nick = "Maximum memory",
+        blurb = "Memory that upscaling may take, in bytes: larger frames are cut into tiles, without seams (0 = no limit)",
+        default = 0, mutable_ready)]
+    #[property(name = "on-overload", get, set, type = OnOverload, member = on_overload, nick = "On overload",
+        blurb = "What to do with frames that the model would deliver too late, by the clock of a live pipeline or by QoS events",
+        builder(OnOverload::default()).mutable_ready())]
+    #[property(name = "color-fix", get, set, type = ColorFix, member = color_fix, nick = "Colour fix",
+        blurb = "How frames get the colours of the input back, for models that change them",
+        builder(ColorFix::default()).mutable_ready())]
     settings: Mutex<Settings>,
     engine: Mutex<Option<Arc<Engine>>>,
+    /// The engine whose model is still being loaded.
+    loading: Mutex<Option<Arc<Engine>>>,
     /// Locked by the streaming thread, and by others only while it stands still (`stop`).
     state: Mutex<Option<Streaming>>,
     shared: Mutex<Shared>,
@@ -85,12 +134,14 @@ struct Shared {
     processing: gst::ClockTime,
     frame_duration: gst::ClockTime,
     deadlines: Deadlines,
+    /// Stream time at which the last frame that left ends.
+    position: Option<gst::ClockTime>,
 }
 
 impl FastVsr {
     /// Scales that caps may be related by, best first.
     fn scales(&self) -> Vec<i32> {
-        let chosen = lock(&self.settings).scale;
+        let chosen = lock(&self.settings).scale();
         match chosen {
             Some(scale) => vec![scale as i32],
             None => (2..=self.model_scale() as i32).rev().collect(),
@@ -99,7 +150,7 @@ impl FastVsr {
 
     /// Why the scale that is set cannot be had.
     fn scale_refusal(&self) -> Option<String> {
-        let scale = lock(&self.settings).scale? as usize;
+        let scale = lock(&self.settings).scale()?;
         let most = self.model_scale();
         (!(2..=most).contains(&scale))
             .then(|| format!("expected a scale from 2 to {most}, the model's own, got {scale}"))
@@ -110,39 +161,62 @@ impl FastVsr {
         if let Some(engine) = lock(&self.engine).as_ref() {
             return engine.scale();
         }
-        let model = lock(&self.settings).model.clone();
+        let model = lock(&self.settings).model();
         let manifest = Source::find(&model).and_then(|source| source.manifest());
         manifest.map_or(DEFAULT_SCALE, |manifest| manifest.geometry.scale)
     }
 
-    /// The engine that the settings ask for, loaded if need be.
-    fn open_engine(&self) -> Result<Arc<Engine>, Error> {
+    fn model(&self) -> Option<String> {
+        Some(lock(&self.settings).model())
+    }
+
+    fn stats(&self) -> gst::Structure {
+        lock(&self.shared).stats.structure()
+    }
+
+    /// The engine that the settings ask for, with its model loaded; `None` if that takes longer than until `limit`, and goes
+    /// on.
+    fn open_engine(&self, limit: Option<Instant>) -> Result<Option<Arc<Engine>>, Error> {
         if let Some(engine) = lock(&self.engine).clone() {
-            return Ok(engine);
+            return Ok(Some(engine));
         }
         let settings = lock(&self.settings).clone();
-        let source = Source::find(&settings.model).map_err(Error::Model)?;
-        let runtime = engine::load_runtime(settings.runtime_library.as_deref(), &self.plugin_folders(), log_runtime)?;
-        let key = Key { source, provider: settings.provider, device: settings.device, precision: settings.precision };
-        let engine = Engine::open(runtime, &key)?;
+        let source = Source::find(&settings.model()).map_err(Error::Model)?;
+        let runtime = engine::load_runtime(settings.runtime_library().as_deref(), &self.plugin_folders(), log_runtime)?;
+        let key = Key {
+            source,
+            provider: settings.execution_provider.provider(),
+            device_id: settings.device_id,
+            precision: settings.precision.precision(),
+        };
+        let engine = Engine::of(&key)?;
+        if !engine.load(runtime, &self.cancel, limit)? {
+            gst::info!(CAT, imp = self, "the model is still being loaded");
+            // Kept, so that what has begun is not begun again.
+            *lock(&self.loading) = Some(engine);
+            return Ok(None);
+        }
+        *lock(&self.loading) = None;
+        let (manifest, device) = (engine.manifest(), engine.device());
         gst::info!(
             CAT,
             imp = self,
             "model {} {} on {} in {}, with {}",
-            engine.manifest.name,
-            engine.manifest.version,
-            engine.provider,
-            engine.precision.nick(),
-            engine.library.display()
+            manifest.name,
+            manifest.version,
+            device.provider,
+            device.precision.name(),
+            engine.library().display()
         );
-        for reason in &engine.refused {
+        for reason in engine.refused() {
             gst::info!(CAT, imp = self, "not taken: {reason}");
         }
         if let Some(reason) = engine.idle_gpu() {
             gst::element_imp_warning!(self, gst::LibraryError::Settings, ("the GPU is not used: {reason}"));
         }
+        lock(&self.shared).stats.model = Some((manifest.name.clone(), device));
         *lock(&self.engine) = Some(Arc::clone(&engine));
-        Ok(engine)
+        Ok(Some(engine))
     }
 
     /// Folders where the plugin's own runtime may have been installed: beside its file, and beside the folder of
@@ -154,18 +228,12 @@ impl FastVsr {
     }
 
     /// Posts an error and says how the flow ends.
-    fn fail(&self, failure: Failure) -> gst::FlowError {
-        match failure {
-            Failure::Engine(Error::Cancelled) => gst::FlowError::Flushing,
-            Failure::Engine(err) => {
-                self.post_error_message(error_message(&err));
-                gst::FlowError::Error
-            }
-            Failure::Buffer(_) => {
-                gst::element_imp_error!(self, gst::StreamError::Format, ("{failure}"));
-                gst::FlowError::Error
-            }
+    fn fail(&self, failure: &Failure) -> gst::FlowError {
+        if failure.is_cancelled() {
+            return gst::FlowError::Flushing;
         }
+        self.post_error_message(failure.message());
+        gst::FlowError::Error
     }
 
     /// Takes in a frame.
@@ -174,16 +242,19 @@ impl FastVsr {
         let (result, before, after) = match lock(&self.state).as_mut() {
             Some(state) => {
                 let before = state.effort();
-                (state.push(buffer, deadline, &self.cancel), before, state.effort())
+                (state.push(buffer, deadline), before, state.effort())
             }
             None => return Err(gst::FlowError::NotNegotiated),
         };
-        let spent = result.map_err(|failure| self.fail(failure))?;
-        self.add(&spent);
+        let work = result.map_err(|failure| self.fail(&failure))?;
+        if work.cuts > 0 {
+            gst::debug!(CAT, imp = self, "a scene begins at {:?}", buffer.pts());
+        }
+        self.add(&work);
         let message = {
             let stats = &mut lock(&self.shared).stats;
             stats.frames_in += 1;
-            stats.overloads += u64::from(before == Effort::Whole && after != before);
+            stats.overloads += u64::from(before == Effort::Model && after != before);
             (before != after).then(|| stats.overload(after))
         };
         message.into_iter().for_each(|message| self.post_element(message));
@@ -220,32 +291,37 @@ impl FastVsr {
                 Next::Frame(frame) => frame,
             };
             let prepared = self.prepare_output_buffer(InputBuffer::Readable(&frame.metadata));
-            let PrepareOutputBufferSuccess::Buffer(buffer) = prepared.inspect_err(|_| self.forget())? else {
+            let PrepareOutputBufferSuccess::Buffer(buffer) = prepared.inspect_err(|_| self.flush())? else {
                 unreachable!("the element never works in place");
             };
             let result = match lock(&self.state).as_mut() {
                 Some(state) => state.finish(&frame, buffer, &self.cancel),
                 None => return Err(gst::FlowError::Flushing),
             };
-            let (buffer, spent) = result.map_err(|failure| self.fail(failure))?;
-            self.account(frame.effort(), &spent);
+            let (buffer, work) = result.map_err(|failure| self.fail(&failure))?;
+            self.account(frame.effort(), &work);
+            let end = buffer.pts().map(|pts| pts + buffer.duration().unwrap_or_default());
+            let segment = self.obj().segment().downcast::<gst::ClockTime>().ok();
+            if let Some(time) = segment.and_then(|segment| segment.to_stream_time(end?)) {
+                lock(&self.shared).position = Some(time);
+            }
             return Ok(Some(buffer));
         }
     }
 
     /// Counts a step of work, and tells the application when there was too little memory for it in one piece.
-    fn add(&self, spent: &Spent) {
+    fn add(&self, work: &Work) {
         let message = {
             let stats = &mut lock(&self.shared).stats;
-            stats.add(spent);
-            (spent.steps_down > 0).then(|| stats.memory())
+            stats.add(work);
+            (work.steps_down > 0).then(|| stats.memory())
         };
         message.into_iter().for_each(|message| self.post_element(message));
     }
 
     /// Counts a frame that leaves, and tells the pipeline when the latency has changed.
-    fn account(&self, effort: Effort, spent: &Spent) {
-        self.add(spent);
+    fn account(&self, effort: Effort, work: &Work) {
+        self.add(work);
         let changed = {
             let shared = &mut *lock(&self.shared);
             shared.stats.frame_out(effort);
@@ -258,19 +334,18 @@ impl FastVsr {
             }
             changed
         };
-        if changed && lock(&self.settings).processing_latency.is_none() {
+        if changed && lock(&self.settings).processing_latency().is_none() {
             self.post_latency();
         }
     }
 
     /// Upscales and pushes everything that waits. What follows does not belong to the same window.
     fn drain(&self) -> Result<(), gst::FlowError> {
-        let result = match lock(&self.state).as_mut() {
-            Some(state) => state.close(&self.cancel),
+        let work = match lock(&self.state).as_mut() {
+            Some(state) => state.drain(),
             None => return Ok(()),
         };
-        let spent = result.map_err(|failure| self.fail(failure))?;
-        self.add(&spent);
+        self.add(&work);
         while let Some(buffer) = self.next_buffer()? {
             self.obj().src_pad().push(buffer)?;
         }
@@ -282,7 +357,7 @@ impl FastVsr {
     fn drain_before(&self, what: impl std::fmt::Debug) {
         if let Err(flow) = self.drain() {
             gst::warning!(CAT, imp = self, "frames before {what:?} could not be pushed: {flow}");
-            self.forget();
+            self.flush();
             self.release_events();
         }
     }
@@ -293,8 +368,13 @@ impl FastVsr {
     }
 
     /// Drops the frames that wait, and the recurrent state.
-    fn forget(&self) {
-        lock(&self.shared).deadlines.earliest = None;
+    fn flush(&self) {
+        gst::debug!(CAT, imp = self, "frames and recurrent state are dropped");
+        {
+            let shared = &mut *lock(&self.shared);
+            shared.deadlines.earliest = None;
+            shared.position = None;
+        }
         if let Some(state) = lock(&self.state).as_mut() {
             state.flush();
         }
@@ -306,10 +386,10 @@ impl FastVsr {
         let message = match build {
             Build::Started => message.field("state", "started"),
             Build::Done(took) => message.field("state", "done").field("seconds", took.as_secs_f64()),
-            Build::Failed(err) => message.field("state", "failed").field("error", err.to_string()),
+            Build::Failed(reason) => message.field("state", "failed").field("error", reason),
         };
-        let message =
-            message.field("provider", lock(&self.engine).as_ref().map(|engine| engine.provider.nick())).build();
+        let provider = lock(&self.engine).as_ref().map(|engine| engine.device().provider.name());
+        let message = message.field("provider", provider).build();
         self.post_element(message);
     }
 
@@ -328,33 +408,19 @@ impl FastVsr {
         if self.obj().is_passthrough() {
             return gst::ClockTime::ZERO;
         }
-        let chosen = lock(&self.settings).processing_latency;
+        let chosen = lock(&self.settings).processing_latency();
         let shared = lock(&self.shared);
         shared.window_delay + chosen.unwrap_or(shared.processing)
     }
 }
 
-/// The error as GStreamer classifies it: what went wrong for people, and nothing that a program must parse.
-fn error_message(err: &Error) -> gst::ErrorMessage {
-    match err {
-        Error::RuntimeMissing { .. } | Error::RuntimeUnusable { .. } | Error::RuntimeMismatch { .. } => {
-            gst::error_msg!(gst::LibraryError::Init, ("{err}"))
-        }
-        Error::Provider { .. } => gst::error_msg!(gst::LibraryError::Settings, ("{err}")),
-        Error::Model(_) | Error::Graph { .. } => gst::error_msg!(gst::ResourceError::NotFound, ("{err}")),
-        Error::Memory { .. } => gst::error_msg!(gst::ResourceError::Settings, ("{err}")),
-        Error::Signature { .. } => gst::error_msg!(gst::StreamError::WrongType, ("{err}")),
-        _ => gst::error_msg!(gst::StreamError::Failed, ("{err}")),
-    }
-}
-
 /// Bridges ONNX Runtime's log to the element's category.
-fn log_runtime(level: LogLevel, text: &str) {
-    let level = match level {
-        LogLevel::Fatal | LogLevel::Error => gst::DebugLevel::Error,
-        LogLevel::Warning => gst::DebugLevel::Warning,
-        LogLevel::Info => gst::DebugLevel::Info,
-        LogLevel::Verbose => gst::DebugLevel::Trace,
+fn log_runtime(severity: Severity, text: &str) {
+    let level = match severity {
+        Severity::Error => gst::DebugLevel::Error,
+        Severity::Warning => gst::DebugLevel::Warning,
+        Severity::Info => gst::DebugLevel::Info,
+        Severity::Trace => gst::DebugLevel::Trace,
     };
     gst::log_with_level!(CAT, level, "ONNX Runtime: {text}");
 }
@@ -376,11 +442,21 @@ impl ObjectImpl for FastVsr {
     }
 
     fn properties() -> &'static [glib::ParamSpec] {
+        // After the derived ones, whose numbers are their places.
+        static PROPERTIES: Lazy<Vec<glib::ParamSpec>> = Lazy::new(|| {
+            let stats = glib::ParamSpecBoxed::builder::<gst::Structure>("stats")
+                .nick("Statistics")
+                .blurb("Frames in and out, resized ones, overloads, windows, scene cuts, side of the tiles, times that memory ran out, mean milliseconds a frame per stage, frames a second, provider, model")
+                .read_only()
+                .build();
+            [FastVsr::derived_properties(), &[stats]].concat()
+        });
         &PROPERTIES
     }
 
-    fn set_property(&self, _id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
-        lock(&self.settings).set(pspec.name(), value);
+    fn set_property(&self, id: usize, value: &glib::Value, pspec: &glib::ParamSpec) {
+        gst::info!(CAT, imp = self, "{} = {value:?}", pspec.name());
+        self.derived_set_property(id, value, pspec);
         match pspec.name() {
             "passthrough" | "scale" => self.obj().reconfigure_src(),
             "processing-latency" => self.post_latency(),
@@ -388,13 +464,10 @@ impl ObjectImpl for FastVsr {
         }
     }
 
-    fn property(&self, _id: usize, pspec: &glib::ParamSpec) -> glib::Value {
+    fn property(&self, id: usize, pspec: &glib::ParamSpec) -> glib::Value {
         match pspec.name() {
-            "stats" => {
-                let engine = lock(&self.engine).clone();
-                lock(&self.shared).stats.structure(engine.as_deref()).to_value()
-            }
-            name => lock(&self.settings).get(name),
+            "stats" => self.stats().to_value(),
+            _ => self.derived_property(id, pspec),
         }
     }
 }
@@ -440,7 +513,7 @@ impl BaseTransformImpl for FastVsr {
         if lock(&self.settings).passthrough {
             return Ok(());
         }
-        self.open_engine().map_err(|err| error_message(&err))?;
+        self.open_engine(Some(Instant::now() + PATIENCE)).map_err(|err| Failure::from(err).message())?;
         match self.scale_refusal() {
             Some(reason) => Err(gst::error_msg!(gst::LibraryError::Settings, ("{reason}"))),
             None => Ok(()),
@@ -449,8 +522,9 @@ impl BaseTransformImpl for FastVsr {
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         *lock(&self.state) = None;
-        let engine = lock(&self.engine).take();
-        gst::info!(CAT, imp = self, "{}", lock(&self.shared).stats.structure(engine.as_deref()));
+        *lock(&self.engine) = None;
+        *lock(&self.loading) = None;
+        gst::info!(CAT, imp = self, "{}", self.stats());
         Ok(())
     }
 
@@ -481,6 +555,7 @@ impl BaseTransformImpl for FastVsr {
         }
         let Some(buffer) = self.take_queued_buffer() else { return Ok(gst::FlowSuccess::Ok) };
         if discont {
+            gst::debug!(CAT, imp = self, "a discontinuity at {:?}", buffer.pts());
             self.drain()?;
             if let Some(state) = lock(&self.state).as_mut() {
                 state.restart();
@@ -514,7 +589,7 @@ impl BaseTransformImpl for FastVsr {
         match event.view() {
             EventView::FlushStart(_) => self.cancel.cancel(),
             EventView::FlushStop(_) => {
-                self.forget();
+                self.flush();
                 self.cancel.reset();
                 if self.stopping.load(Ordering::SeqCst) {
                     self.cancel.cancel();
@@ -528,12 +603,12 @@ impl BaseTransformImpl for FastVsr {
                 let old = self.obj().segment();
                 // Only the position of a segment may change without a jump in the video.
                 if !same_but_position(&old, segment.segment()) {
-                    self.forget();
+                    self.flush();
                 }
             }
             EventView::StreamStart(_) => {
                 self.drain_before("STREAM_START");
-                self.forget();
+                self.flush();
             }
             EventView::Eos(_) | EventView::SegmentDone(_) | EventView::Gap(_) => self.drain_before(event.type_()),
             // Drains by itself, when it turns out that something changes.
@@ -576,6 +651,15 @@ impl BaseTransformImpl for FastVsr {
             && let gst::QueryViewMut::Drain(_) = query.view_mut()
         {
             self.drain_before("DRAIN");
+        }
+        // The base class does not know of the frames that leave in a drain, or past it.
+        if direction == gst::PadDirection::Src
+            && let gst::QueryViewMut::Position(position) = query.view_mut()
+            && position.format() == gst::Format::Time
+            && let Some(time) = lock(&self.shared).position
+        {
+            position.set(time);
+            return true;
         }
         if !BaseTransformImplExt::parent_query(self, direction, query) {
             return false;
@@ -631,25 +715,25 @@ impl VideoFilterImpl for FastVsr {
         let state = if same_size {
             None
         } else {
-            let engine = self.open_engine().map_err(|err| {
-                self.post_error_message(error_message(&err));
-                gst::loggable_error!(CAT, "{err}")
-            })?;
-            let settings = lock(&self.settings).clone();
-            let state = Streaming::new(&engine, input, output, &settings).map_err(|failure| {
-                let reason = failure.to_string();
-                let _ = self.fail(failure);
-                gst::loggable_error!(CAT, "{reason}")
-            })?;
-            if let Some(side) = state.tile() {
-                gst::info!(CAT, imp = self, "frames are cut into tiles of {side}x{side} pixels");
-            }
             let element = self.obj().downgrade();
-            state.prepare(move |build| {
+            let notify = move |build| {
                 if let Some(element) = element.upgrade() {
                     element.imp().tell(&build);
                 }
+            };
+            let state = self.open_engine(None).map_err(Failure::from).and_then(|engine| {
+                let engine = engine.expect("there is no limit");
+                let settings = lock(&self.settings).clone();
+                Streaming::new(&engine, input, output, &settings, notify)
             });
+            let state = state.map_err(|failure| {
+                let _ = self.fail(&failure);
+                gst::loggable_error!(CAT, "{failure}")
+            })?;
+            gst::info!(CAT, imp = self, "from {} to {}", describe(input), describe(output));
+            if let Some(side) = state.tile() {
+                gst::info!(CAT, imp = self, "frames are cut into tiles of {side}x{side} pixels");
+            }
             Some(state)
         };
         {
@@ -659,14 +743,18 @@ impl VideoFilterImpl for FastVsr {
             shared.scale = output.width() / input.width();
             shared.window_delay = shared.frame_duration * delay;
             shared.window_frames = delay as u32 + 1;
-            shared.stats.padded = state.as_ref().map(Streaming::padded);
             shared.stats.tile = state.as_ref().and_then(Streaming::tile).unwrap_or(0) as u64;
         }
         *lock(&self.state) = state;
-        self.obj().set_passthrough(same_size);
+        // By its trait: the property `passthrough` has a setter of the same name.
+        BaseTransformExt::set_passthrough(&*self.obj(), same_size);
         self.post_latency();
         Ok(())
     }
+}
+
+fn describe(info: &VideoInfo) -> String {
+    format!("{} of {}x{}", info.format(), info.width(), info.height())
 }
 
 fn frame_duration(info: &VideoInfo) -> gst::ClockTime {

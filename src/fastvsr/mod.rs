@@ -1,11 +1,13 @@
 //! The element: everything that knows GStreamer.
 //!
-//! `imp` has the properties and virtual methods, `caps` the negotiation, `convert` and `colour` the pixel formats.
+//! `imp` has the properties and virtual methods, `caps` the negotiation, `streaming` the way of a frame, `convert` and
+//! `colour` the pixel formats, `failure` the errors.
 
 mod bands;
 mod caps;
 mod colour;
 mod convert;
+mod failure;
 mod imp;
 mod metas;
 mod overload;
@@ -16,12 +18,10 @@ mod streaming;
 use gst::prelude::*;
 
 pub use caps::FORMATS;
-pub use overload::OnOverload;
+use overload::OnOverload;
+pub use settings::{ExecutionProvider, Precision};
 
-use crate::{
-    color_fix::ColorFix,
-    engine::{Precision, Provider},
-};
+use crate::color_fix::ColorFix;
 
 glib::wrapper! {
     /// The `fastvsr` element: W x H video in, `scale` W x `scale` H video out, frame for frame.
@@ -33,8 +33,8 @@ glib::wrapper! {
 ///
 /// # Errors
 /// If GStreamer refuses the type.
-pub fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
-    Provider::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
+pub(crate) fn register(plugin: &gst::Plugin) -> Result<(), glib::BoolError> {
+    ExecutionProvider::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     Precision::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     ColorFix::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());
     OnOverload::static_type().mark_as_plugin_api(gst::PluginAPIFlags::empty());

@@ -14,22 +14,17 @@ pub enum OnOverload {
     #[default]
     #[enum_value(name = "Wait: every frame has the model, however late", nick = "wait")]
     Wait,
-    /// Upscale the middle of them, a quarter of the area, with the model; resize the rest, or all if that is too slow too.
-    #[enum_value(name = "Shrink: the model upscales the middle of late frames only", nick = "shrink")]
-    Shrink,
     /// Resize them.
     #[enum_value(name = "Resize: late frames are resized without the model", nick = "resize")]
     Resize,
 }
 
-/// How a frame is upscaled, from the dearest to the cheapest.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// How a frame is upscaled.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effort {
-    /// All of it by the model.
+    /// By the model.
     #[default]
-    Whole,
-    /// Its middle by the model, the rest as in `Resize`.
-    Middle,
+    Model,
     /// By interpolation.
     Resize,
 }
@@ -68,9 +63,9 @@ const SUSTAINED: u32 = 90;
 #[derive(Debug, Default)]
 pub(super) struct Overload {
     effort: Effort,
-    /// What a frame takes with `Whole` and with `Middle`, as far as it is known.
-    costs: [Option<Duration>; 2],
-    /// Time of the last step up, and of the next one to something that was too slow.
+    /// What a frame takes with the model, as far as it is known.
+    cost: Option<Duration>,
+    /// Time of the last return to the model, and of the next one if it was too slow.
     risen: Duration,
     retry: Duration,
     pause: Duration,
@@ -78,47 +73,39 @@ pub(super) struct Overload {
 
 impl Overload {
     /// What can be done with the next frame, which must leave after `slack` and comes `interval` after the one before,
-    /// at `now`; `cheaper` are the choices besides the whole.
-    pub(super) fn choose(&mut self, slack: Duration, interval: Duration, now: Duration, cheaper: &[Effort]) -> Effort {
-        let possible = |effort: Effort| {
-            if effort == Effort::Resize {
-                return true;
+    /// at `now`.
+    pub(super) fn choose(&mut self, slack: Duration, interval: Duration, now: Duration) -> Effort {
+        // What has never been tried must be, or its cost would never be known.
+        let possible = self.cost.is_none_or(|cost| {
+            let sustained = cost <= interval * SUSTAINED / 100;
+            slack >= cost && (self.effort == Effort::Model || sustained || now >= self.retry)
+        });
+        let effort = if possible { Effort::Model } else { Effort::Resize };
+        match (self.effort, effort) {
+            (Effort::Model, Effort::Resize) => {
+                let in_vain = now < self.risen + PAUSE;
+                self.pause = if in_vain { (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE) } else { PAUSE };
+                self.retry = now + self.pause;
             }
-            // What has never been tried must be, or its cost would never be known.
-            let Some(cost) = self.costs[effort as usize] else {
-                return effort == Effort::Whole || slack > interval / 2;
-            };
-            let is_step_up = effort < self.effort;
-            slack >= cost && (!is_step_up || self.sustains(cost, interval) || now >= self.retry)
-        };
-        let mut efforts = std::iter::once(Effort::Whole).chain(cheaper.iter().copied());
-        let effort = efforts.find(|effort| possible(*effort)).unwrap_or_default();
-        if effort > self.effort {
-            let in_vain = now < self.risen + PAUSE;
-            self.pause = if in_vain { (self.pause * 2).clamp(PAUSE, LONGEST_PAUSE) } else { PAUSE };
-            self.retry = now + self.pause;
-        } else if effort < self.effort {
-            self.risen = now;
-            // What it took long ago says little.
-            self.costs[effort as usize] = None;
-        } else if effort > Effort::Whole && now >= self.retry {
-            // Even for an attempt there is no time: if that was a hiccup, believe less in it.
-            self.costs[0] = self.costs[0].map(|cost| cost / 2);
-            self.retry = now + self.pause;
+            (Effort::Resize, Effort::Model) => {
+                self.risen = now;
+                // What it took long ago says little.
+                self.cost = None;
+            }
+            (Effort::Resize, Effort::Resize) if now >= self.retry => {
+                // Even for an attempt there is no time: if that was a hiccup, believe less in it.
+                self.cost = self.cost.map(|cost| cost / 2);
+                self.retry = now + self.pause;
+            }
+            _ => {}
         }
         self.effort = effort;
         effort
     }
 
-    fn sustains(&self, cost: Duration, interval: Duration) -> bool {
-        cost <= interval * SUSTAINED / 100
-    }
-
-    /// Learns what a frame took.
-    pub(super) fn learn(&mut self, effort: Effort, cost: Duration) {
-        if let Some(known) = self.costs.get_mut(effort as usize) {
-            *known = Some(known.map_or(cost, |known| (known * 3 + cost) / 4));
-        }
+    /// Learns what a frame took with the model.
+    pub(super) fn learn(&mut self, cost: Duration) {
+        self.cost = Some(self.cost.map_or(cost, |known| (known * 3 + cost) / 4));
     }
 }
 
@@ -134,20 +121,21 @@ mod tests {
 
     /// A live stream of `frames` frames that the model takes `cost` for, which may change; gives every frame's effort.
     /// None is late by more than what the model took longer than it ever did.
-    fn play(frames: u32, latency: Duration, cost: impl Fn(u32) -> Duration, cheaper: &[Effort]) -> Vec<Effort> {
+    fn play(frames: u32, latency: Duration, cost: impl Fn(u32) -> Duration) -> Vec<Effort> {
         let mut overload = Overload::default();
         let (mut free, mut debt, mut longest) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
         let efforts = (0..frames).map(|n| {
             let arrival = INTERVAL * n;
             let now = free.max(arrival);
-            let effort = overload.choose((arrival + latency).saturating_sub(now), INTERVAL, now, cheaper);
+            let effort = overload.choose((arrival + latency).saturating_sub(now), INTERVAL, now);
             let cost = match effort {
-                Effort::Whole => cost(n),
-                Effort::Middle => cost(n) / 4,
+                Effort::Model => cost(n),
                 Effort::Resize => ms(2),
             };
             free = now + cost;
-            overload.learn(effort, cost);
+            if effort == Effort::Model {
+                overload.learn(cost);
+            }
             debt += cost.saturating_sub(longest);
             longest = longest.max(cost);
             assert!(free <= arrival + latency + debt, "frame {n}");
@@ -162,36 +150,30 @@ mod tests {
 
     #[test]
     fn a_machine_that_keeps_up_gives_every_frame_the_model() {
-        let efforts = play(500, ms(45), |_| ms(35), &[Effort::Resize]);
-        assert!(efforts.iter().all(|effort| *effort == Effort::Whole));
+        let efforts = play(500, ms(45), |_| ms(35));
+        assert!(efforts.iter().all(|effort| *effort == Effort::Model));
     }
 
     #[test]
     fn at_twice_the_load_frames_are_resized_and_the_model_is_tried_ever_more_rarely() {
-        let efforts = play(7500, ms(100), |_| ms(80), &[Effort::Resize]);
+        let efforts = play(7500, ms(100), |_| ms(80));
         let steps = efforts.windows(2).filter(|pair| pair[0] != pair[1]).count();
         assert!(share(&efforts, Effort::Resize) > 0.98 && steps < 60, "{steps} steps");
     }
 
     #[test]
-    fn the_middle_can_be_kept_up_where_the_whole_cannot() {
-        let efforts = play(7500, ms(100), |_| ms(80), &[Effort::Middle, Effort::Resize]);
-        assert!(share(&efforts, Effort::Middle) > 0.95, "{}", share(&efforts, Effort::Middle));
-    }
-
-    #[test]
     fn after_a_hiccup_the_model_is_back_at_once() {
-        let efforts = play(200, ms(60), |n| if n == 50 { ms(400) } else { ms(30) }, &[Effort::Resize]);
-        assert_eq!(efforts[50], Effort::Whole);
+        let efforts = play(200, ms(60), |n| if n == 50 { ms(400) } else { ms(30) });
+        assert_eq!(efforts[50], Effort::Model);
         assert_eq!(efforts[52], Effort::Resize);
-        assert!(efforts[120..].iter().all(|effort| *effort == Effort::Whole));
+        assert!(efforts[120..].iter().all(|effort| *effort == Effort::Model));
     }
 
     #[test]
     fn when_the_load_goes_the_model_comes_back_for_good() {
-        let efforts = play(2000, ms(100), |n| if n < 500 { ms(80) } else { ms(20) }, &[Effort::Resize]);
-        assert!(efforts[400..500].iter().filter(|effort| **effort == Effort::Whole).count() <= 2);
-        assert!(efforts[1000..].iter().all(|effort| *effort == Effort::Whole));
+        let efforts = play(2000, ms(100), |n| if n < 500 { ms(80) } else { ms(20) });
+        assert!(efforts[400..500].iter().filter(|effort| **effort == Effort::Model).count() <= 2);
+        assert!(efforts[1000..].iter().all(|effort| *effort == Effort::Model));
     }
 
     #[test]

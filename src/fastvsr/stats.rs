@@ -2,11 +2,8 @@
 
 use std::time::Duration;
 
-use super::{overload::Effort, streaming::Spent};
-use crate::{
-    engine::{Engine, Timings},
-    frames::Size,
-};
+use super::{overload::Effort, streaming::Work};
+use crate::engine::{Device, Timings};
 
 /// How much of the mean a new frame is, once there are more frames than that.
 const SMOOTHING: u32 = 16;
@@ -16,8 +13,7 @@ const SMOOTHING: u32 = 16;
 pub(super) struct Stats {
     pub(super) frames_in: u64,
     pub(super) frames_out: u64,
-    /// Those of them that the model upscaled in part, and not at all.
-    pub(super) shrunk: u64,
+    /// Those of them that were resized without the model.
     pub(super) resized: u64,
     /// How often there was no time for the model.
     pub(super) overloads: u64,
@@ -25,8 +21,10 @@ pub(super) struct Stats {
     steps_down: u64,
     /// Side of the tiles that frames are cut into, in input pixels; 0 if they are not.
     pub(super) tile: u64,
-    /// Size of the frames that the model gets, once it is known.
-    pub(super) padded: Option<Size>,
+    /// The model, and what it was loaded for.
+    pub(super) model: Option<(String, Device)>,
+    /// What the last frame ran on, and whether that was made for its size.
+    served: Option<(Device, bool)>,
     windows: u64,
     cuts: u64,
     stages: Timings,
@@ -38,16 +36,17 @@ pub(super) struct Stats {
 
 impl Stats {
     /// Adds a step of work.
-    pub(super) fn add(&mut self, spent: &Spent) {
-        self.windows += spent.windows;
-        self.cuts += spent.cuts;
-        if spent.steps_down > 0 {
-            self.steps_down += spent.steps_down;
-            self.tile = spent.tile;
+    pub(super) fn add(&mut self, work: &Work) {
+        self.windows += work.windows;
+        self.cuts += work.cuts;
+        if work.steps_down > 0 {
+            self.steps_down += work.steps_down;
+            self.tile = work.tile;
         }
-        self.stages += spent.stages;
-        self.convert += spent.convert;
-        self.open += spent.stages.total() + spent.convert;
+        self.served = work.served.or(self.served);
+        self.stages += work.stages;
+        self.convert += work.convert;
+        self.open += work.stages.total() + work.convert;
     }
 
     /// Counts a frame that leaves.
@@ -55,12 +54,11 @@ impl Stats {
         self.frames_out += 1;
         let open = std::mem::take(&mut self.open);
         match effort {
-            Effort::Whole => {
-                let whole = self.frames_out - self.shrunk - self.resized;
-                let weight = u32::try_from(whole).unwrap_or(SMOOTHING).min(SMOOTHING);
+            Effort::Model => {
+                let upscaled = self.frames_out - self.resized;
+                let weight = u32::try_from(upscaled).unwrap_or(SMOOTHING).min(SMOOTHING);
                 self.mean = (self.mean * (weight - 1) + open) / weight;
             }
-            Effort::Middle => self.shrunk += 1,
             Effort::Resize => self.resized += 1,
         }
     }
@@ -73,13 +71,11 @@ impl Stats {
     /// What is told on the bus when frames are upscaled in another way than before.
     pub(super) fn overload(&self, effort: Effort) -> gst::Structure {
         let effort = match effort {
-            Effort::Whole => "model",
-            Effort::Middle => "shrink",
+            Effort::Model => "model",
             Effort::Resize => "resize",
         };
         gst::Structure::builder("fastvsr-overload")
             .field("effort", effort)
-            .field("shrunk", self.shrunk)
             .field("resized", self.resized)
             .field("overloads", self.overloads)
             .build()
@@ -91,15 +87,16 @@ impl Stats {
         message.field("steps-down", self.steps_down).field("tile", self.tile).build()
     }
 
-    /// The value of the `stats` property. Times are means per frame given out, in milliseconds.
-    pub(super) fn structure(&self, engine: Option<&Engine>) -> gst::Structure {
+    /// The value of the `stats` property. Times are means per frame given out, in milliseconds. Provider and precision are
+    /// those of the last frame, before the first those that the model was loaded for.
+    pub(super) fn structure(&self) -> gst::Structure {
+        let device = self.served.map(|(device, _)| device).or(self.model.as_ref().map(|(_, device)| *device));
         let frames = self.frames_out.max(1) as f64;
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3 / frames;
         let busy = (self.stages.total() + self.convert).as_secs_f64();
         gst::Structure::builder("fastvsr-stats")
             .field("frames-in", self.frames_in)
             .field("frames-out", self.frames_out)
-            .field("shrunk", self.shrunk)
             .field("resized", self.resized)
             .field("overloads", self.overloads)
             .field("windows", self.windows)
@@ -111,10 +108,10 @@ impl Stats {
             .field("decoder-ms", milliseconds(self.stages.decoder))
             .field("convert-ms", milliseconds(self.convert))
             .field("fps", if busy > 0.0 { self.frames_out as f64 / busy } else { 0.0 })
-            .field("provider", engine.map(|engine| engine.provider.nick()))
-            .field("fixed-size", engine.zip(self.padded).is_some_and(|(engine, size)| engine.is_fixed(size)))
-            .field("precision", engine.map(|engine| engine.precision.nick()))
-            .field("model", engine.map(|engine| engine.manifest.name.as_str()))
+            .field("provider", device.map(|device| device.provider.name()))
+            .field("fixed-size", self.served.is_some_and(|(_, fixed_size)| fixed_size))
+            .field("precision", device.map(|device| device.precision.name()))
+            .field("model", self.model.as_ref().map(|(name, _)| name.as_str()))
             .build()
     }
 }

@@ -1,22 +1,26 @@
 //! Owns the model package: a folder with a manifest (`model.toml`) and one ONNX graph per stage.
 //!
-//! A package is read completely before it is used: the manifest is validated, every file is checked against its
-//! SHA-256, and nothing outside the package's folder is opened. What the graphs contain is the business of
-//! [`crate::engine`]; this module knows neither ONNX Runtime nor GStreamer.
+//! A package is read completely before it is used: the manifest is validated, every file is read once and its bytes are
+//! checked against their SHA-256, and nothing outside the package's folder is opened. What was hashed is what runs. What the
+//! graphs contain is the business of [`crate::engine`]; this module knows neither ONNX Runtime nor GStreamer.
 
 mod embedded;
 mod manifest;
 
 use std::{
     borrow::Cow,
-    env, fmt, fs,
+    fmt, fs,
+    io::Read,
     path::{Component, Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 pub use manifest::{Geometry, Manifest, StageManifest, StateManifest, Time};
+
+use crate::folders;
 
 /// Name of the package that lies inside the plugin file.
 pub const DEFAULT: &str = embedded::NAME;
@@ -42,28 +46,17 @@ impl fmt::Display for StageKind {
     }
 }
 
-/// Where a graph's bytes are.
+/// The graph of one stage, read and verified.
 #[derive(Debug, Clone)]
-pub enum Graph {
-    /// The whole graph, checked against its hash.
-    Bytes(Cow<'static, [u8]>),
-    /// A graph with external data files beside it, all of them checked: ONNX Runtime must open it by path.
-    File(PathBuf),
-}
-
-/// One stage of a package, ready to be made into a session.
-#[derive(Debug, Clone)]
-pub struct Stage {
-    /// Which of the three.
+pub struct Graph {
+    /// Which of the three stages.
     pub kind: StageKind,
-    /// File name in the package, for messages.
-    pub file: String,
-    /// Names and shapes of the recurrent state, empty for a stage without memory.
-    pub states: Vec<StateManifest>,
-    /// How far the stage sees around a pixel, in input pixels.
-    pub halo: usize,
+    /// What the manifest says of it.
+    pub manifest: StageManifest,
     /// The graph itself.
-    pub graph: Graph,
+    pub bytes: Cow<'static, [u8]>,
+    /// Its external data by the names that the graph has for them.
+    pub data: Vec<(String, Arc<[u8]>)>,
 }
 
 /// A package whose files were all read and verified.
@@ -71,9 +64,15 @@ pub struct Stage {
 pub struct Package {
     /// The parsed `model.toml`.
     pub manifest: Manifest,
-    /// The stages that the package has, in running order; the decoder is always there.
-    pub stages: Vec<Stage>,
+    /// The graphs of the stages that the package has, in running order; the decoder's is always there.
+    pub graphs: Vec<Graph>,
 }
+
+/// Largest manifest, in bytes: it is a page of text.
+const MAX_MANIFEST: u64 = 1 << 20;
+
+/// Largest file, in bytes: more than any model has that a frame could be put through.
+const MAX_FILE: u64 = 1 << 36;
 
 /// Where a package comes from; equal sources are the same model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -119,7 +118,8 @@ impl Source {
             Self::Embedded => Manifest::parse(embedded::MANIFEST).context("the embedded model's manifest"),
             Self::Folder(folder) => {
                 let path = folder.join("model.toml");
-                let text = fs::read_to_string(&path).with_context(|| {
+                let read = read(&path, MAX_MANIFEST).and_then(|bytes| Ok(String::from_utf8(bytes)?));
+                let text = read.with_context(|| {
                     format!("cannot read `{}`: expected a model package's manifest", path.display())
                 })?;
                 Manifest::parse(&text).with_context(|| format!("in `{}`", path.display()))
@@ -130,69 +130,55 @@ impl Source {
     /// Reads the manifest and all graphs, and checks every file's SHA-256.
     pub fn load(&self) -> Result<Package> {
         let manifest = self.manifest()?;
-        let mut stages = Vec::with_capacity(3);
-        for (kind, stage) in manifest.stages() {
-            let graph = match self {
-                Self::Embedded => Graph::Bytes(Cow::Borrowed(embedded::graph(kind))),
-                Self::Folder(folder) => read_graph(folder, stage)?,
+        let graphs = manifest.stages().map(|(kind, stage)| {
+            let (bytes, data) = match self {
+                Self::Embedded => (Cow::Borrowed(embedded::graph(kind)), Vec::new()),
+                Self::Folder(folder) => {
+                    let data =
+                        stage.data.iter().map(|data| Ok((data.file.clone(), read_inside(folder, &data.file)?.into())));
+                    (Cow::Owned(read_inside(folder, &stage.file)?), data.collect::<Result<Vec<(_, Arc<[u8]>)>>>()?)
+                }
             };
-            if let Graph::Bytes(bytes) = &graph {
-                check_hash(&stage.file, &stage.sha256, Sha256::digest(bytes).as_slice())?;
-            }
-            stages.push(Stage {
-                kind,
-                file: stage.file.clone(),
-                states: stage.state.clone(),
-                halo: stage.halo.unwrap_or(0),
-                graph,
-            });
-        }
-        Ok(Package { manifest, stages })
+            check_hash(&stage.file, &stage.sha256, &bytes)?;
+            stage
+                .data
+                .iter()
+                .zip(&data)
+                .try_for_each(|(said, (_, bytes))| check_hash(&said.file, &said.sha256, bytes))?;
+            Ok(Graph { kind, manifest: stage.clone(), bytes, data })
+        });
+        let graphs = graphs.collect::<Result<Vec<_>>>()?;
+        Ok(Package { manifest, graphs })
     }
 }
 
 /// Folders that are searched for packages by name: `$FASTVSR_MODEL_PATH`, then `fastvsr/models` in the XDG data folders.
 pub fn search_path() -> Vec<PathBuf> {
-    let listed = env::var_os("FASTVSR_MODEL_PATH").unwrap_or_default();
-    let home = env::var_os("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| Path::new(&home).join(".local/share")));
-    let system = env::var_os("XDG_DATA_DIRS").unwrap_or_else(|| "/usr/local/share:/usr/share".into());
-    env::split_paths(&listed)
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .chain(home.into_iter().chain(env::split_paths(&system)).map(|dir| dir.join("fastvsr/models")))
-        .collect()
+    let user = folders::of_user("XDG_DATA_HOME", ".local/share");
+    let system = folders::list("XDG_DATA_DIRS", "/usr/local/share:/usr/share");
+    let installed = user.into_iter().chain(system).map(|folder| folder.join("fastvsr/models"));
+    folders::list("FASTVSR_MODEL_PATH", "").into_iter().chain(installed).collect()
 }
 
-fn read_graph(folder: &Path, stage: &StageManifest) -> Result<Graph> {
-    let path = inside(folder, &stage.file)?;
-    if stage.data.is_empty() {
-        let bytes = fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        return Ok(Graph::Bytes(Cow::Owned(bytes)));
-    }
-    let whole = std::iter::once((&stage.file, &stage.sha256)).chain(stage.data.iter().map(|d| (&d.file, &d.sha256)));
-    for (file, sha256) in whole {
-        let path = inside(folder, file)?;
-        let mut hasher = Sha256::new();
-        let mut reader = fs::File::open(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        std::io::copy(&mut reader, &mut HashWriter(&mut hasher))
-            .with_context(|| format!("cannot read `{}`", path.display()))?;
-        check_hash(file, sha256, hasher.finalize().as_slice())?;
-    }
-    Ok(Graph::File(path))
+/// Reads a file of a package.
+fn read_inside(folder: &Path, file: &str) -> Result<Vec<u8>> {
+    let path = inside(folder, file)?;
+    read(&path, MAX_FILE).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
-struct HashWriter<'a>(&'a mut Sha256);
-
-impl std::io::Write for HashWriter<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+/// Reads a regular file of at most `most` bytes. Whatever else has its name may have no end, or no beginning.
+fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    // Asked before it is opened: to open a FIFO is to wait for who writes into it.
+    ensure!(fs::metadata(path)?.is_file(), "expected a file, got something else of that name");
+    let file = fs::File::open(path)?;
+    let facts = file.metadata()?;
+    ensure!(facts.is_file(), "expected a file, got something else of that name");
+    ensure!(facts.len() <= most, "expected at most {most} bytes, got {}", facts.len());
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(facts.len() as usize)?;
+    // It may grow while it is read.
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Resolves a manifest's file name, refusing whatever would leave the package: absolute paths, `..`, and links.
@@ -214,8 +200,8 @@ fn inside(folder: &Path, file: &str) -> Result<PathBuf> {
     Ok(real)
 }
 
-fn check_hash(file: &str, expected: &str, digest: &[u8]) -> Result<()> {
-    let got = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+fn check_hash(file: &str, expected: &str, bytes: &[u8]) -> Result<()> {
+    let got = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     ensure!(
         got.eq_ignore_ascii_case(expected),
         "file `{file}` is not what the manifest describes: expected SHA-256 {expected}, got {got}; \
@@ -264,7 +250,7 @@ mod tests {
         let package = Source::find(DEFAULT).unwrap().load().unwrap();
         assert_eq!(package.manifest.name, DEFAULT);
         assert_eq!(
-            package.stages.iter().map(|stage| stage.kind).collect::<Vec<_>>(),
+            package.graphs.iter().map(|graph| graph.kind).collect::<Vec<_>>(),
             [StageKind::Encoder, StageKind::Unet, StageKind::Decoder]
         );
     }
@@ -273,7 +259,7 @@ mod tests {
     fn a_folder_is_a_package() {
         let folder = package("decoder.onnx", &hash(b"graph"));
         let loaded = load(folder.path()).unwrap();
-        assert!(matches!(&loaded.stages[..], [Stage { graph: Graph::Bytes(bytes), .. }] if &bytes[..] == b"graph"));
+        assert!(matches!(&loaded.graphs[..], [graph] if &graph.bytes[..] == b"graph"));
     }
 
     #[test]
@@ -281,6 +267,41 @@ mod tests {
         let folder = package("decoder.onnx", &hash(b"another graph"));
         let message = format!("{:#}", load(folder.path()).unwrap_err());
         assert!(message.contains(&hash(b"another graph")) && message.contains(&hash(b"graph")), "{message}");
+    }
+
+    #[test]
+    fn external_data_is_checked_too() {
+        let folder = package("decoder.onnx", &hash(b"graph"));
+        fs::write(folder.path().join("weights"), b"weights").unwrap();
+        let data = |sha256: &str| {
+            let manifest = PLAIN.replace("FILE", "decoder.onnx").replace("HASH", &hash(b"graph"));
+            let manifest = format!("{manifest}data = [{{ file = \"weights\", sha256 = \"{sha256}\" }}]");
+            fs::write(folder.path().join("model.toml"), manifest).unwrap();
+            load(folder.path())
+        };
+        let (name, bytes) = &data(&hash(b"weights")).unwrap().graphs[0].data[0];
+        assert_eq!((name.as_str(), &bytes[..]), ("weights", &b"weights"[..]));
+        let message = format!("{:#}", data(&hash(b"others")).unwrap_err());
+        assert!(message.contains("`weights` is not what the manifest describes"), "{message}");
+    }
+
+    #[test]
+    fn only_files_of_a_likely_size_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = folder.path().join("model.toml");
+        let refused = |expected: &str| {
+            let message = format!("{:#}", load(folder.path()).unwrap_err());
+            assert!(message.contains(expected), "{message}");
+        };
+        std::os::unix::fs::symlink("/dev/zero", &manifest).unwrap();
+        refused("expected a file, got something else");
+        fs::remove_file(&manifest).unwrap();
+        let fifo = std::process::Command::new("mkfifo").arg(&manifest).status().unwrap();
+        assert!(fifo.success());
+        refused("expected a file, got something else");
+        fs::remove_file(&manifest).unwrap();
+        fs::File::create(&manifest).unwrap().set_len(2 << 20).unwrap();
+        refused("expected at most 1048576 bytes, got 2097152");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{
 
 use gst::prelude::*;
 use gstfastvsr::{
-    engine::{Engine, Key, Precision, Provider, load_runtime},
+    engine::{Engine, Key, Provider, load_runtime},
     model::Source,
 };
 
@@ -85,9 +85,9 @@ pub fn engine(name: &str) -> Arc<Engine> {
     let runtime = load_runtime(None, &[], |_, _| {}).unwrap();
     let key = Key {
         source: Source::find(model(name).to_str().unwrap()).unwrap(),
-        provider: Provider::Cpu,
-        device: 0,
-        precision: Precision::Auto,
+        provider: Some(Provider::Cpu),
+        device_id: 0,
+        precision: None,
     };
     Engine::open(runtime, &key).unwrap()
 }

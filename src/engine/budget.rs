@@ -1,6 +1,6 @@
 //! Owns the plan that keeps a stream within a limit of memory: made before the first frame, from the model's manifest.
 
-use super::{Error, tiles::Tiling};
+use super::{error::Error, tiles::Tiling};
 use crate::{
     frames::{RGB, Size},
     model::Manifest,
@@ -17,7 +17,7 @@ const SPARE: usize = 32;
 const SMALLEST_CORE: usize = 32;
 
 /// Cuts frames of the padded size `size` into tiles if runs of `count` frames would need more than `limit` bytes, with
-/// `beside` bytes that the caller needs.
+/// `callers` bytes that the caller needs.
 ///
 /// # Errors
 /// If no tile is small enough, or the model does not say what it needs.
@@ -26,7 +26,7 @@ pub(super) fn plan(
     size: Size,
     count: usize,
     limit: u64,
-    beside: usize,
+    callers: usize,
 ) -> Result<Option<Tiling>, Error> {
     let too_little = |needed: usize, reason: &'static str| Error::Memory {
         size: format!("{}x{}", size.width, size.height),
@@ -38,22 +38,22 @@ pub(super) fn plan(
     let usable = limit_bytes - limit_bytes / SPARE;
     let pixels = size.width * size.height;
     let working = manifest.geometry.memory * count;
-    let (state, handed) = (state_per_pixel(manifest), handed_per_pixel(manifest));
-    let held = BASE + beside + pixels * frames_per_pixel(manifest, count);
+    let (state, latent) = (state_per_pixel(manifest), latent_per_pixel(manifest));
+    let held = BASE + callers + pixels * frames_per_pixel(manifest, count);
     if working == 0 {
         return Err(too_little(
             held,
             "the model's manifest has no `geometry.memory`, so it cannot be kept within a limit",
         ));
     }
-    if held + pixels * (handed + 2 * state + working) <= usable {
+    if held + pixels * (latent + 2 * state + working) <= usable {
         return Ok(None);
     }
     let multiple = manifest.geometry.multiple;
     let halo =
         manifest.stages().map(|(_, stage)| stage.halo.unwrap_or(0)).max().unwrap_or(0).next_multiple_of(multiple);
     // In half precision and in place, but for the new state of tiles whose old one is still to be read.
-    let held = held + pixels * (handed + state) / 2;
+    let held = held + pixels * (latent + state) / 2;
     let needed = |side: usize| {
         let rows = halo.div_ceil(side);
         let waiting = rows * size.width * side + (rows + 1) * side * side;
@@ -73,9 +73,9 @@ fn state_per_pixel(manifest: &Manifest) -> usize {
     states.map(|state| 4 * state.channels / (state.stride * state.stride)).sum()
 }
 
-/// Bytes per input pixel of the tensors between stages, in single precision: as large as the state beside them, or smaller
+/// Bytes per input pixel of the latents between stages, in single precision: as large as the state beside them, or smaller
 /// than the frames.
-fn handed_per_pixel(manifest: &Manifest) -> usize {
+fn latent_per_pixel(manifest: &Manifest) -> usize {
     let states = manifest.stages().flat_map(|(_, stage)| &stage.state).filter(|state| state.stride > 1);
     states.map(|state| 2 * 4 * state.channels / (state.stride * state.stride)).sum()
 }
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn what_the_caller_needs_makes_tiles_smaller() {
-        let side = |beside| plan(&compact_s(), HD, 1, 2 << 30, beside).unwrap().unwrap().side;
+        let side = |callers| plan(&compact_s(), HD, 1, 2 << 30, callers).unwrap().unwrap().side;
         assert!(side(200 << 20) < side(0));
     }
 

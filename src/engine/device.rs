@@ -1,0 +1,332 @@
+//! Owns the devices that graphs run on: an execution provider in one precision on one piece of hardware, with its options,
+//! its libraries, and the one function that makes a session.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use ort::{
+    environment::Environment,
+    ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, ExecutionProviderDispatch},
+    memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
+    session::{
+        Session,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
+};
+
+use super::{error::Error, nvidia, runtime::Runtime, worker::Ticket};
+use crate::model::Graph;
+
+/// An execution provider of ONNX Runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Provider {
+    /// TensorRT on an NVIDIA GPU.
+    TensorRt,
+    /// CUDA on an NVIDIA GPU.
+    Cuda,
+    /// OpenVINO on the CPU.
+    OpenVino,
+    /// ONNX Runtime's own kernels on the CPU.
+    Cpu,
+}
+
+/// Arithmetic inside the graphs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// 32-bit floats (on CUDA: TF32 in matrix units).
+    Fp32,
+    /// bfloat16.
+    Bf16,
+    /// 16-bit floats.
+    Fp16,
+}
+
+/// What graphs run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Device {
+    /// Who runs them.
+    pub provider: Provider,
+    /// In which arithmetic.
+    pub precision: Precision,
+    /// Number of the GPU.
+    pub id: i32,
+}
+
+impl Provider {
+    /// All of them, in the order in which they are tried where nobody has chosen.
+    pub const ALL: [Self; 4] = [Self::TensorRt, Self::Cuda, Self::OpenVino, Self::Cpu];
+
+    /// Its name, as in the element's `execution-provider` property.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TensorRt => "tensorrt",
+            Self::Cuda => "cuda",
+            Self::OpenVino => "openvino",
+            Self::Cpu => "cpu",
+        }
+    }
+
+    /// Whether the loaded library was compiled with it, and else the Python package that has it. That it also works is
+    /// known only after a session was made and run.
+    fn compiled_in(self) -> Result<(), String> {
+        let (available, package) = match self {
+            Self::TensorRt => (ep::TensorRT::is_available(), "onnxruntime-gpu"),
+            Self::Cuda => (ep::CUDA::is_available(), "onnxruntime-gpu"),
+            Self::OpenVino => (ep::OpenVINO::is_available(), "onnxruntime-openvino"),
+            Self::Cpu => (ep::CPU::is_available(), "onnxruntime"),
+        };
+        if available.unwrap_or(false) {
+            return Ok(());
+        }
+        Err(format!("the loaded ONNX Runtime was built without it; `pip install {package}` has it"))
+    }
+
+    /// The precisions that it can compute in, the fastest that keeps the picture first.
+    fn precisions(self) -> &'static [Precision] {
+        match self {
+            Self::TensorRt => &[Precision::Fp16, Precision::Fp32, Precision::Bf16],
+            Self::OpenVino if cpu_has_bf16() => &[Precision::Bf16, Precision::Fp32],
+            Self::OpenVino => &[Precision::Fp32, Precision::Bf16],
+            Self::Cuda | Self::Cpu => &[Precision::Fp32],
+        }
+    }
+
+    fn refuse(self, reason: impl fmt::Display) -> Error {
+        Error::Provider { provider: self.name(), reason: reason.to_string() }
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Precision {
+    /// Its name, as in the element's `precision` property.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+            Self::Fp16 => "fp16",
+        }
+    }
+}
+
+impl Device {
+    /// A provider in the precision that is asked for, or in its fastest that keeps the picture.
+    ///
+    /// # Errors
+    /// If the provider cannot compute in that precision.
+    pub(super) fn new(provider: Provider, precision: Option<Precision>, id: i32) -> Result<Self, Error> {
+        let possible = provider.precisions();
+        let precision = precision.unwrap_or(possible[0]);
+        if !possible.contains(&precision) {
+            let (last, others) = possible.split_last().expect("every provider has one");
+            let others: String = others.iter().map(|precision| format!(", {}", precision.name())).collect();
+            let reason = format!("precision: expected auto{others} or {}, got {}", last.name(), precision.name());
+            return Err(provider.refuse(reason));
+        }
+        Ok(Self { provider, precision, id })
+    }
+
+    /// Whether it compiles graphs, and makes faster ones for a known frame size.
+    pub(super) fn compiles(self) -> bool {
+        matches!(self.provider, Provider::OpenVino | Provider::TensorRt)
+    }
+
+    /// Whether what it compiles takes so long, and says so little about the process it was compiled in, that it is kept for
+    /// the next one.
+    pub(super) fn caches(self) -> bool {
+        self.provider == Provider::TensorRt
+    }
+
+    /// What serves frames of any size until there is something compiled for theirs: the first frame would wait minutes for
+    /// TensorRT.
+    pub(super) fn for_any_size(self) -> Self {
+        match self.provider {
+            Provider::TensorRt => Self { provider: Provider::Cuda, precision: Precision::Fp32, ..self },
+            _ => self,
+        }
+    }
+
+    /// Memory in which tensors pass from one stage to the next.
+    ///
+    /// # Errors
+    /// If ONNX Runtime has none of that kind.
+    pub(super) fn memory(self) -> Result<MemoryInfo<'static>, Error> {
+        match self.provider {
+            Provider::Cuda | Provider::TensorRt => {
+                MemoryInfo::new(AllocationDevice::CUDA, self.id, AllocatorType::Device, MemoryType::Default)
+                    .map_err(|err| self.provider.refuse(err))
+            }
+            Provider::Cpu | Provider::OpenVino => host_memory(),
+        }
+    }
+
+    /// Loads what the provider needs and registers it, so that it is known to be here; gives the files that what it compiles
+    /// depends on.
+    ///
+    /// # Errors
+    /// If the provider is not compiled into the runtime, or a library is missing: with the command that brings it.
+    pub(super) fn open(self, runtime: &Runtime) -> Result<Vec<PathBuf>, Error> {
+        self.provider.compiled_in().map_err(|reason| self.provider.refuse(reason))?;
+        let mut files = vec![runtime.library.clone()];
+        if matches!(self.provider, Provider::Cuda | Provider::TensorRt) {
+            let names = nvidia::libraries(self.provider == Provider::TensorRt);
+            let (loaded, missing) = nvidia::load(&names, &runtime.library);
+            let advice = nvidia::advice(&missing).unwrap_or_default();
+            if nvidia::lacks_cudnn(&missing) {
+                return Err(self.provider.refuse(advice));
+            }
+            // What is missing may be another version's name: only the provider knows whether it lacks it.
+            self.builder(&runtime.environment, None)
+                .map_err(|err| self.provider.refuse(format!("{err}; {advice}").trim_end_matches("; ")))?;
+            files.extend(loaded);
+        }
+        Ok(files)
+    }
+
+    /// Makes a session of a graph. The axes named in `lengths` are of that length in every run; `cache` is a folder for what
+    /// is compiled.
+    ///
+    /// # Errors
+    /// In ONNX Runtime's words; of no meaning if `ticket` was cancelled meanwhile.
+    pub(super) fn session(
+        self,
+        environment: &Environment,
+        graph: &Graph,
+        lengths: &HashMap<&str, i64>,
+        cache: Option<&Path>,
+        ticket: &Ticket,
+    ) -> ort::Result<Session> {
+        let mut builder = self.builder(environment, cache)?;
+        for (name, length) in lengths {
+            builder = builder.with_dimension_override(name, *length)?;
+        }
+        // Bytes that were read and hashed are what runs: the graph's own file is not opened again.
+        for (name, bytes) in &graph.data {
+            builder = builder.with_external_initializer_file_in_memory(name, bytes.clone())?;
+        }
+        let canceler = builder.canceler();
+        let interrupt = move || drop(canceler.cancel());
+        ticket.interruptible(interrupt, || builder.commit_from_memory(&graph.bytes))
+    }
+
+    fn builder(self, environment: &Environment, cache: Option<&Path>) -> ort::Result<SessionBuilder> {
+        let builder = Session::builder(environment)?
+            .with_optimization_level(GraphOptimizationLevel::All)?
+            // Threads of a stage that has just run would spin on the cores that the next one needs: measured, the
+            // three stages then take 1.6 times as long on two cores.
+            .with_intra_op_spinning(false)?;
+        Ok(builder.with_execution_providers(self.providers(cache))?)
+    }
+
+    /// The list that ONNX Runtime gets, most preferred first. A provider that is not usable is an error at registration,
+    /// never a silent fall to the CPU.
+    fn providers(self, cache: Option<&Path>) -> Vec<ExecutionProviderDispatch> {
+        // The arena is off in `CPU::default()`: every run would then allocate its activations anew.
+        let cpu = ep::CPU::default().with_arena_allocator(true).build();
+        match self.provider {
+            Provider::Cpu => vec![cpu],
+            Provider::OpenVino => vec![self.openvino(), cpu],
+            Provider::Cuda => vec![self.cuda(), cpu],
+            Provider::TensorRt => vec![self.tensorrt(cache), self.cuda(), cpu],
+        }
+    }
+
+    fn openvino(self) -> ExecutionProviderDispatch {
+        let hint = if self.precision == Precision::Bf16 { "bf16" } else { "f32" };
+        ep::OpenVINO::default()
+            .with_device_type("CPU")
+            // ONNX Runtime's documentation asks for a file of this; the provider reads it as JSON.
+            .with_arbitrary_config("load_config", format!(r#"{{"CPU":{{"INFERENCE_PRECISION_HINT":"{hint}"}}}}"#))
+            .build()
+            .error_on_failure()
+    }
+
+    fn cuda(self) -> ExecutionProviderDispatch {
+        ep::CUDA::default()
+            .with_device_id(self.id)
+            // The exhaustive default looks for algorithms again at every new frame size.
+            .with_conv_algorithm_search(ep::cuda::ConvAlgorithmSearch::Heuristic)
+            .with_tf32(true)
+            // As much memory as is asked for; the default takes twice as much at every step, beyond any `max-memory`.
+            .with_arena_extend_strategy(ep::ArenaExtendStrategy::SameAsRequested)
+            .build()
+            .error_on_failure()
+    }
+
+    fn tensorrt(self, cache: Option<&Path>) -> ExecutionProviderDispatch {
+        let mut tensorrt = ep::TensorRT::default().with_device_id(self.id);
+        // Older libraries do not know every option: one is set only where it is wanted.
+        match self.precision {
+            Precision::Fp16 => tensorrt = tensorrt.with_fp16(true),
+            Precision::Bf16 => tensorrt = tensorrt.with_bf16(true),
+            Precision::Fp32 => {}
+        }
+        if let Some(folder) = cache {
+            tensorrt = tensorrt
+                .with_engine_cache(true)
+                .with_engine_cache_path(folder.display())
+                .with_timing_cache(true)
+                .with_timing_cache_path(folder.display());
+        }
+        tensorrt.build().error_on_failure()
+    }
+}
+
+/// Memory in which frames enter and leave, and in which tiles are cut and merged.
+///
+/// # Errors
+/// If ONNX Runtime has none.
+pub(super) fn host_memory() -> Result<MemoryInfo<'static>, Error> {
+    MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
+        .map_err(|err| Provider::Cpu.refuse(err))
+}
+
+fn cpu_has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("avx512bf16");
+    #[cfg(not(target_arch = "x86_64"))]
+    return false;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn precisions_that_a_provider_lacks_are_refused_with_those_that_it_has() {
+        for (provider, precision) in [
+            (Provider::Cpu, Precision::Bf16),
+            (Provider::Cpu, Precision::Fp16),
+            (Provider::OpenVino, Precision::Fp16),
+            (Provider::Cuda, Precision::Fp16),
+        ] {
+            let message = Device::new(provider, Some(precision), 0).unwrap_err().to_string();
+            assert!(message.contains("expected auto") && message.contains(precision.name()), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_provider_has_a_precision_of_its_own_and_takes_single() {
+        for provider in Provider::ALL {
+            let own = Device::new(provider, None, 0).unwrap();
+            assert_eq!(Device::new(provider, Some(own.precision), 0).unwrap(), own);
+            assert_eq!(Device::new(provider, Some(Precision::Fp32), 0).unwrap().precision, Precision::Fp32);
+        }
+    }
+
+    #[test]
+    fn while_tensorrt_compiles_cuda_serves_on_the_same_gpu() {
+        let device = Device::new(Provider::TensorRt, None, 1).unwrap();
+        let first = device.for_any_size();
+        assert_eq!((first.provider, first.precision, first.id), (Provider::Cuda, Precision::Fp32, 1));
+        let cpu = Device::new(Provider::Cpu, None, 0).unwrap();
+        assert_eq!(cpu.for_any_size(), cpu);
+    }
+}
