@@ -98,6 +98,18 @@ fn a_flush_does_not_wait_for_a_drain_and_drops_its_frames() {
 }
 
 #[test]
+fn a_model_that_takes_for_ever_to_load_can_be_given_up() {
+    let pipeline = Pipeline::new(&format!(
+        "videotestsrc ! video/x-raw,format=RGB,width=16,height=16 ! fastvsr execution-provider=cpu model={} ! fakesink",
+        model("endless").display()
+    ));
+    // The change to PAUSED waits for the model for a while, and leaves the rest to the streaming thread.
+    pipeline.set_state(gst::State::Playing).unwrap();
+    timed("shutdown", AT_ONCE, || change(&pipeline, gst::State::Null));
+    assert_eq!(pipeline.error(), None);
+}
+
+#[test]
 fn questions_are_answered_during_a_run() {
     let pipeline = slow(1);
     play_into_a_run(&pipeline);

@@ -293,6 +293,80 @@ fn a_second_runtime_in_the_same_process() {
 }
 
 #[test]
+fn variables_that_are_empty_lead_nowhere() {
+    // In a folder with something by every name that an empty prefix could lead to.
+    let folder = tempfile::tempdir().unwrap();
+    for prefix in ["", ".local/"] {
+        let capi = folder.path().join(format!("{prefix}lib/python3.11/site-packages/onnxruntime/capi"));
+        fs::create_dir_all(&capi).unwrap();
+        fs::write(capi.join("libonnxruntime.so"), "no library").unwrap();
+    }
+    let models = folder.path().join("fastvsr/models/of-the-folder");
+    fs::create_dir_all(&models).unwrap();
+    fs::copy(model("nearest").join("model.toml"), models.join("model.toml")).unwrap();
+    alone(
+        "variables_that_are_empty_lead_nowhere",
+        |command| {
+            command.current_dir(folder.path());
+            for name in ["VIRTUAL_ENV", "CONDA_PREFIX", "HOME", "ORT_DYLIB_PATH", "XDG_DATA_HOME", "XDG_DATA_DIRS"] {
+                command.env(name, "");
+            }
+            command.env("FASTVSR_MODEL_PATH", "fastvsr/models");
+        },
+        || {
+            let element = fastvsr("nearest", 1);
+            element.set_property("model", "of-the-folder");
+            says(&error_at_start(&element), &["no model named `of-the-folder`", "/usr/share/fastvsr/models"]);
+            element.set_property("model", "compact-s");
+            if gstfastvsr::engine::load_runtime(None, &[], |_, _| {}).is_ok() {
+                // The system itself has one.
+                return;
+            }
+            let error = error_at_start(&element);
+            says(&error, &["ONNX Runtime was not found", "Tried:"]);
+            assert!(!error.contains("no library") && !error.contains(" lib/") && !error.contains(" .local"), "{error}");
+        },
+    );
+}
+
+#[test]
+fn a_data_file_that_the_manifest_does_not_list_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["model.toml", "decoder.onnx"] {
+        fs::copy(model("unlisted").join(file), folder.path().join(file)).unwrap();
+    }
+    let weight = 40f32.to_le_bytes();
+    fs::write(folder.path().join("weight.bin"), weight).unwrap();
+    alone(
+        "a_data_file_that_the_manifest_does_not_list_is_not_read",
+        |command| {
+            command.env("FASTVSR_TEST_PACKAGE", folder.path()).current_dir(folder.path());
+        },
+        || {
+            let folder = env::var_os("FASTVSR_TEST_PACKAGE").unwrap();
+            let element = fastvsr_of(Path::new(&folder));
+            says(&error_at_start(&element), &["decoder.onnx", "weight.bin not found"]);
+            // Listed, it is read, and the graph gets what was hashed.
+            let manifest = Path::new(&folder).join("model.toml");
+            let listed = format!("data = [{{ file = \"weight.bin\", sha256 = \"{}\" }}]\n", hash(&40f32.to_le_bytes()));
+            let text = fs::read_to_string(&manifest).unwrap().replace("sha256 =", &format!("{listed}sha256 ="));
+            fs::write(&manifest, text).unwrap();
+            let mut rig = Rig::with_caps(&element, &rgb(8, 4));
+            rig.push_flat([3]);
+            assert_eq!(rig.levels(), [43]);
+        },
+    );
+}
+
+#[test]
+fn a_state_that_no_machine_has_room_for() {
+    let mut rig = Rig::with_caps(&fastvsr("boundless", 1), &rgb(2048, 2048));
+    let caps = rgb(2048, 2048);
+    assert_eq!(rig.push(gst::Buffer::with_size(info(&caps).size()).unwrap()), Err(gst::FlowError::Error));
+    says(&rig.error().unwrap(), &["ran out of memory on a frame of 2048x2048", "make the frames smaller"]);
+}
+
+#[test]
 fn a_missing_model_after_a_passthrough() {
     let element = fastvsr("nearest", 1);
     element.set_property("model", "no-such-model");

@@ -150,6 +150,71 @@ fn each_plane_must_lie_in_its_own_memory() {
     assert!(error.contains("in plane 1"), "{error}");
 }
 
+/// What comes of one buffer.
+fn pixels(info: &VideoInfo, buffer: gst::Buffer) -> Vec<u8> {
+    let mut rig = Rig::with_caps(&fastvsr("nearest", 1), &info.to_caps().unwrap());
+    rig.push(buffer).unwrap();
+    let output = common::info(&rig.output_caps());
+    let frame = rig.frames().remove(0);
+    (0..output.n_planes()).flat_map(|number| plane(&frame, &output, number)).collect()
+}
+
+/// Bytes of a frame, none like its neighbours.
+fn noise(info: &VideoInfo) -> Vec<u8> {
+    (0..info.size()).map(|n| (n * 2654435761) as u32).map(|n| (n >> 13) as u8).collect()
+}
+
+#[test]
+fn a_frame_in_several_memories_is_a_frame() {
+    for format in FORMATS {
+        let info = video_info(format);
+        let data = noise(&info);
+        let expected = pixels(&info, gst::Buffer::from_mut_slice(data.clone()));
+        for parts in [2, 7] {
+            let mut buffer = gst::Buffer::new();
+            for part in data.chunks(data.len().div_ceil(parts)) {
+                buffer.get_mut().unwrap().append_memory(gst::Memory::from_mut_slice(part.to_vec()));
+            }
+            assert!(pixels(&info, buffer) == expected, "{format} in {parts}");
+        }
+    }
+}
+
+#[test]
+fn rows_may_begin_anywhere() {
+    for format in FORMATS {
+        let info = video_info(format);
+        let data = noise(&info);
+        let expected = pixels(&info, gst::Buffer::from_mut_slice(data.clone()));
+        for (shift, gap) in [(7, 10), (2, 2), (1, 0)] {
+            let mut meta = Meta::new(&info);
+            let mut moved = vec![0u8; shift];
+            for number in 0..info.n_planes() as usize {
+                let stride = info.stride()[number] as usize;
+                let end = info.offset().get(number + 1).copied().unwrap_or(info.size());
+                (meta.offsets[number], meta.strides[number]) = (moved.len(), (stride + gap) as i32);
+                for row in data[info.offset()[number]..end].chunks(stride) {
+                    moved.extend(row);
+                    moved.extend(std::iter::repeat_n(0, gap));
+                }
+            }
+            let mut buffer = gst::Buffer::from_mut_slice(moved);
+            meta.add_to(&mut buffer);
+            assert!(pixels(&info, buffer) == expected, "{format}, {shift} bytes in, {gap} between rows");
+        }
+    }
+}
+
+#[test]
+fn a_meta_without_planes_is_an_error() {
+    for format in FORMATS {
+        let info = video_info(format);
+        for planes in (0..4).filter(|planes| *planes != info.n_planes()) {
+            refused(&info, &Meta { planes, ..Meta::new(&info) }, "expected a VideoMeta of");
+        }
+    }
+}
+
 #[test]
 fn late_frames_that_are_resized_are_checked_as_well() {
     for format in FORMATS {

@@ -92,6 +92,28 @@ fn the_position_is_that_of_the_last_frame_also_after_a_drain() {
 }
 
 #[test]
+fn numbers_at_the_ends_of_their_ranges_are_numbers() {
+    let last = gst::ClockTime::MAX;
+    let element = fastvsr("nearest", 3);
+    element.set_property("qos", true);
+    element.set_property("processing-latency", last.nseconds());
+    let mut caps = rgb(8, 4);
+    caps.make_mut().set("framerate", gst::Fraction::new(1, i32::MAX));
+    let mut rig = Rig::with_caps(&element, &caps);
+    rig.harness.set_upstream_latency(last);
+    assert_eq!(rig.harness.query_latency(), Some(last));
+    for (late, frame) in [(1000, last), (i64::MAX, last), (-i64::MAX, last), (0, gst::ClockTime::ZERO)] {
+        rig.harness.push_upstream_event(gst::event::Qos::new(gst::QOSType::Underflow, 2.0, late, frame));
+        let mut buffer = flat(&rgb(8, 4), 0, 7);
+        buffer.make_mut().set_pts(last);
+        buffer.make_mut().set_duration(last);
+        rig.push(buffer).unwrap();
+    }
+    rig.eos();
+    assert_eq!(rig.levels(), [7; 4]);
+}
+
+#[test]
 fn a_pointer_is_where_it_is_in_the_input() {
     let mut rig = Rig::new("nearest", 1);
     rig.push_flat([0]);

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     fmt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use ort::{
@@ -17,7 +18,7 @@ use ort::{
     },
 };
 
-use super::{error::Error, nvidia, runtime::Runtime, worker::Ticket};
+use super::{error::Error, nvidia, runtime::Runtime, unwinder, worker::Ticket};
 use crate::model::Graph;
 
 /// An execution provider of ONNX Runtime.
@@ -182,10 +183,14 @@ impl Device {
             if nvidia::lacks_cudnn(&missing) {
                 return Err(self.provider.refuse(advice));
             }
+            unwinder::reconcile_provider(&runtime.library, Provider::Cuda.name());
+            unwinder::reconcile_provider(&runtime.library, self.provider.name());
             // What is missing may be another version's name: only the provider knows whether it lacks it.
             self.builder(&runtime.environment, None)
                 .map_err(|err| self.provider.refuse(format!("{err}; {advice}").trim_end_matches("; ")))?;
             files.extend(loaded);
+        } else if self.provider == Provider::OpenVino {
+            unwinder::reconcile_provider(&runtime.library, self.provider.name());
         }
         Ok(files)
     }
@@ -207,9 +212,11 @@ impl Device {
         for (name, length) in lengths {
             builder = builder.with_dimension_override(name, *length)?;
         }
-        // Bytes that were read and hashed are what runs: the graph's own file is not opened again.
+        // Bytes that were read and hashed are what runs. With a list of files ONNX Runtime opens none by itself, and names the
+        // one that it misses; an empty list is none, so one of no use is always in it.
+        builder = builder.with_external_initializer_file_in_memory("listed in the manifest", Arc::from([0u8]))?;
         for (name, bytes) in &graph.data {
-            builder = builder.with_external_initializer_file_in_memory(name, bytes.clone())?;
+            builder = builder.with_external_initializer_file_in_memory(name, Arc::clone(bytes))?;
         }
         let canceler = builder.canceler();
         let interrupt = move || drop(canceler.cancel());

@@ -69,7 +69,7 @@ fn find(library: Option<&Path>, beside: &[PathBuf], log: Log) -> Result<Runtime,
     }
     let mut reasons = Vec::new();
     for path in found {
-        unwinder::reconcile(&path);
+        unwinder::reconcile_runtime(&path);
         match ort::init_from(&path) {
             Ok(builder) => {
                 let environment = builder

@@ -26,11 +26,21 @@ const OPENVINO: [&str; 3] = ["libopenvino.so", "libopenvino_onnx_frontend.so", "
 
 /// Loads an ONNX Runtime and the OpenVINO in its folder, if loading them in the usual way would tear them from the C++ library.
 /// Who loads them later gets what is loaded.
-pub(super) fn reconcile(runtime: &Path) {
+pub(super) fn reconcile_runtime(runtime: &Path) {
+    reconcile(runtime.parent().into_iter().flat_map(openvino).chain([runtime.into()]));
+}
+
+/// The same for the library of an execution provider, which ONNX Runtime loads when the provider is wanted.
+pub(super) fn reconcile_provider(runtime: &Path, provider: &str) {
+    let names = ["shared", provider].map(|name| format!("libonnxruntime_providers_{name}.so"));
+    reconcile(runtime.parent().into_iter().flat_map(|folder| names.each_ref().map(|name| folder.join(name))));
+}
+
+fn reconcile(files: impl Iterator<Item = PathBuf>) {
     if !torn() {
         return;
     }
-    for file in runtime.parent().into_iter().flat_map(openvino).chain([runtime.into()]) {
+    for file in files {
         // SAFETY: the libraries initialise themselves as they would when ONNX Runtime loads them, a little later.
         let library = unsafe { Library::open(Some(&file), RTLD_LAZY | DEEP) };
         // What is wrong with it is said by those who want it.

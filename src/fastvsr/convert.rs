@@ -166,6 +166,8 @@ impl Convert {
     /// Reads an input buffer.
     pub(super) fn read(&mut self, buffer: &gst::BufferRef) -> Result<Converted, Failure> {
         check_layout(buffer, &self.input)?;
+        let aligned = realigned(buffer, &self.input)?;
+        let buffer = aligned.as_deref().unwrap_or(buffer);
         let frame = VideoFrameRef::from_buffer_ref_readable(buffer, &self.input)?;
         let Unpack { converter, matrix, between, scratch } = &mut self.unpack;
         {
@@ -206,6 +208,9 @@ impl Convert {
     }
 
     /// Writes a decoded tensor, held by a buffer, into an output buffer.
+    ///
+    /// # Errors
+    /// If a buffer cannot be mapped, or the output buffer does not hold a frame.
     pub(super) fn write(
         &mut self,
         tensor: &gst::BufferRef,
@@ -213,6 +218,21 @@ impl Convert {
         buffer: &mut gst::BufferRef,
     ) -> Result<(), glib::BoolError> {
         check_layout(buffer, &self.output)?;
+        match realigned(buffer, &self.output)? {
+            Some(mut aligned) => {
+                self.write_aligned(tensor, extra, aligned.make_mut())?;
+                copy(&aligned, buffer, &self.output)
+            }
+            None => self.write_aligned(tensor, extra, buffer),
+        }
+    }
+
+    fn write_aligned(
+        &mut self,
+        tensor: &gst::BufferRef,
+        extra: &Extra,
+        buffer: &mut gst::BufferRef,
+    ) -> Result<(), glib::BoolError> {
         let mut frame = VideoFrameRef::from_buffer_ref_writable(buffer, &self.output)?;
         let tensor = match &mut self.shrink {
             Some(shrink) => shrink.run(tensor, &self.rgb_hr)?,
@@ -241,7 +261,7 @@ impl Convert {
             Some(interpolated) => interpolated,
             None => gst::Buffer::with_size(self.output.size())?,
         };
-        self.resize(input, interpolated.make_mut())?;
+        self.resize_aligned(input, interpolated.make_mut())?;
         {
             let from = VideoFrameRef::from_buffer_ref_readable(&interpolated, &self.output)?;
             let mut to = VideoFrameRef::from_buffer_ref_writable(output, &self.output)?;
@@ -273,6 +293,18 @@ impl Convert {
     ) -> Result<(), glib::BoolError> {
         check_layout(input, &self.input)?;
         check_layout(output, &self.output)?;
+        let aligned_input = realigned(input, &self.input)?;
+        let input = aligned_input.as_deref().unwrap_or(input);
+        match realigned(output, &self.output)? {
+            Some(mut aligned) => {
+                self.resize_aligned(input, aligned.make_mut())?;
+                copy(&aligned, output, &self.output)
+            }
+            None => self.resize_aligned(input, output),
+        }
+    }
+
+    fn resize_aligned(&mut self, input: &gst::BufferRef, output: &mut gst::BufferRef) -> Result<(), glib::BoolError> {
         let converter = match &mut self.resize {
             Some(converter) => converter,
             none => {
@@ -369,10 +401,12 @@ fn check_layout(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), glib::B
         None => (info.stride(), info.offset()),
     };
     if let Some(meta) = &meta {
-        let got = (meta.format(), meta.width(), meta.height());
-        let expected = (info.format(), info.width(), info.height());
+        let got = (meta.format(), meta.width(), meta.height(), meta.n_planes());
+        let expected = (info.format(), info.width(), info.height(), info.n_planes());
         if got != expected {
-            return Err(glib::bool_error!("expected a VideoMeta of {expected:?}, got {got:?}"));
+            return Err(glib::bool_error!(
+                "expected a VideoMeta of {expected:?} (format, width, height, planes), got {got:?}"
+            ));
         }
     }
     for component in 0..info.n_components() {
@@ -380,9 +414,13 @@ fn check_layout(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), glib::B
         let row = info.comp_width(component as u8) as usize * info.comp_pstride(component as u8) as usize;
         let rows = info.comp_height(component as u8) as usize;
         let (stride, offset) = (strides[plane], offsets[plane]);
-        // A plane is mapped with the memory in which it begins.
-        let memory = (offset < buffer.size()).then(|| buffer.find_memory(offset..=offset)).flatten();
-        let space = memory.map_or(0, |(index, skip)| buffer.peek_memory(index.start).size() - skip);
+        // A plane that a VideoMeta places is mapped with the memory in which it begins; without one the buffer is mapped whole.
+        let space = if meta.is_some() {
+            let memory = (offset < buffer.size()).then(|| buffer.find_memory(offset..=offset)).flatten();
+            memory.map_or(0, |(index, skip)| buffer.peek_memory(index.start).size() - skip)
+        } else {
+            buffer.size().saturating_sub(offset)
+        };
         let fits = usize::try_from(stride).is_ok_and(|stride| stride >= row && (rows - 1) * stride + row <= space);
         if !fits {
             return Err(glib::bool_error!(
@@ -391,6 +429,33 @@ fn check_layout(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<(), glib::B
         }
     }
     Ok(())
+}
+
+/// Boundary of bytes at which `GstVideoConverter` expects rows to begin: it reads and writes words, and crashes on others.
+const ALIGNMENT: usize = 4;
+
+/// A copy of a frame with rows where `GstVideoConverter` expects them, if they are not there. Call it after [`check_layout`].
+fn realigned(buffer: &gst::BufferRef, info: &VideoInfo) -> Result<Option<gst::Buffer>, glib::BoolError> {
+    let is_aligned = {
+        let frame = VideoFrameRef::from_buffer_ref_readable(buffer, info)?;
+        (0..frame.n_planes()).all(|plane| {
+            let stride = frame.plane_stride()[plane as usize];
+            let begins = frame.plane_data(plane).is_ok_and(|data| (data.as_ptr() as usize).is_multiple_of(ALIGNMENT));
+            begins && (stride as usize).is_multiple_of(ALIGNMENT)
+        })
+    };
+    if is_aligned {
+        return Ok(None);
+    }
+    let mut aligned = gst::Buffer::with_size(info.size())?;
+    copy(buffer, aligned.make_mut(), info)?;
+    Ok(Some(aligned))
+}
+
+/// Copies the pixels of a frame.
+fn copy(from: &gst::BufferRef, to: &mut gst::BufferRef, info: &VideoInfo) -> Result<(), glib::BoolError> {
+    let from = VideoFrameRef::from_buffer_ref_readable(from, info)?;
+    from.copy(&mut VideoFrameRef::from_buffer_ref_writable(to, info)?)
 }
 
 /// RGB frames of `size` with rows of `stride` bytes, in the primaries and transfer function of `info`.

@@ -274,7 +274,8 @@ impl FastVsr {
         let now = clock.zip(obj.base_time()).map(|(clock, base)| clock.time().saturating_sub(base));
         let shared = lock(&self.shared);
         let interval = buffer.duration().unwrap_or(shared.frame_duration);
-        let interval = std::time::Duration::from(interval).div_f64(segment.rate().abs());
+        let interval = Duration::from(interval).as_secs_f64() / segment.rate().abs();
+        let interval = Duration::try_from_secs_f64(interval).unwrap_or(Duration::MAX);
         Some(Deadline { slack: shared.deadlines.slack(frame, now), interval })
     }
 
@@ -300,7 +301,7 @@ impl FastVsr {
             };
             let (buffer, work) = result.map_err(|failure| self.fail(&failure))?;
             self.account(frame.effort(), &work);
-            let end = buffer.pts().map(|pts| pts + buffer.duration().unwrap_or_default());
+            let end = buffer.pts().map(|pts| pts.saturating_add(buffer.duration().unwrap_or_default()));
             let segment = self.obj().segment().downcast::<gst::ClockTime>().ok();
             if let Some(time) = segment.and_then(|segment| segment.to_stream_time(end?)) {
                 lock(&self.shared).position = Some(time);
@@ -325,12 +326,12 @@ impl FastVsr {
         let changed = {
             let shared = &mut *lock(&self.shared);
             shared.stats.frame_out(effort);
-            let window = shared.stats.mean_frame() * shared.window_frames;
-            let measured = gst::ClockTime::from_nseconds(window.as_nanos() as u64);
+            let window = shared.stats.mean_frame().saturating_mul(shared.window_frames);
+            let measured = clock_time(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
             // A quarter of slack, so that not every frame changes the answer.
-            let changed = measured > shared.processing || measured * 2 < shared.processing;
+            let changed = measured > shared.processing || measured < shared.processing / 2;
             if changed {
-                shared.processing = measured + measured / 4;
+                shared.processing = measured.saturating_add(measured / 4);
             }
             changed
         };
@@ -410,7 +411,7 @@ impl FastVsr {
         }
         let chosen = lock(&self.settings).processing_latency();
         let shared = lock(&self.shared);
-        shared.window_delay + chosen.unwrap_or(shared.processing)
+        shared.window_delay.saturating_add(chosen.unwrap_or(shared.processing))
     }
 }
 
@@ -637,7 +638,7 @@ impl BaseTransformImpl for FastVsr {
             gst::EventView::Qos(qos) => {
                 let (_, _, late, frame) = qos.get();
                 lock(&self.shared).deadlines.earliest =
-                    frame.map(|frame| gst::ClockTime::from_nseconds(frame.nseconds().saturating_add_signed(late)));
+                    frame.map(|frame| clock_time(frame.nseconds().saturating_add_signed(late)));
                 // The base class would drop frames for it: holes in the window, and fewer frames out than in.
                 return self.obj().sink_pad().push_event(event);
             }
@@ -670,8 +671,9 @@ impl BaseTransformImpl for FastVsr {
             let own = self.latency();
             let (live, min, max) = latency.result();
             gst::debug!(CAT, imp = self, "latency: upstream {min} to {max:?}, own {own}");
-            latency.set(live, min + own, max.opt_add(own));
-            lock(&self.shared).deadlines.promised = live.then_some(min + own);
+            let least = min.saturating_add(own);
+            latency.set(live, least, max.map(|max| max.saturating_add(own)));
+            lock(&self.shared).deadlines.promised = live.then_some(least);
         }
         true
     }
@@ -741,7 +743,7 @@ impl VideoFilterImpl for FastVsr {
             let delay = state.as_ref().map_or(0, Streaming::delay) as u64;
             shared.frame_duration = frame_duration(input);
             shared.scale = output.width() / input.width();
-            shared.window_delay = shared.frame_duration * delay;
+            shared.window_delay = clock_time(shared.frame_duration.nseconds().saturating_mul(delay));
             shared.window_frames = delay as u32 + 1;
             shared.stats.tile = state.as_ref().and_then(Streaming::tile).unwrap_or(0) as u64;
         }
@@ -751,6 +753,11 @@ impl VideoFilterImpl for FastVsr {
         self.post_latency();
         Ok(())
     }
+}
+
+/// A time; the highest number of nanoseconds stands for none.
+fn clock_time(nanoseconds: u64) -> gst::ClockTime {
+    gst::ClockTime::from_nseconds(nanoseconds.min(gst::ClockTime::MAX.nseconds()))
 }
 
 fn describe(info: &VideoInfo) -> String {

@@ -48,7 +48,7 @@ impl Deadlines {
         }
         let (Some(promised), Some(now)) = (self.promised, now) else { return Duration::MAX };
         let latency = self.configured.map_or(promised, |configured| configured.min(promised));
-        (frame + latency).saturating_sub(now).into()
+        frame.saturating_add(latency).saturating_sub(now).into()
     }
 }
 
@@ -77,7 +77,7 @@ impl Overload {
     pub(super) fn choose(&mut self, slack: Duration, interval: Duration, now: Duration) -> Effort {
         // What has never been tried must be, or its cost would never be known.
         let possible = self.cost.is_none_or(|cost| {
-            let sustained = cost <= interval * SUSTAINED / 100;
+            let sustained = cost <= interval / 100 * SUSTAINED;
             slack >= cost && (self.effort == Effort::Model || sustained || now >= self.retry)
         });
         let effort = if possible { Effort::Model } else { Effort::Resize };

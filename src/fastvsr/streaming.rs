@@ -226,7 +226,7 @@ impl Streaming {
         let Some(Deadline { slack, interval }) = deadline else { return Effort::Model };
         // The first frame of a window waits for the others, and all of them take as long as one, many times.
         let delay = self.delay() as u32;
-        let slack = slack.saturating_sub(interval * delay) / (delay + 1);
+        let slack = slack.saturating_sub(interval.saturating_mul(delay)) / (delay + 1);
         self.overload.choose(slack, interval, self.start.elapsed())
     }
 

@@ -49,7 +49,8 @@ def stage(name, kind, nodes, inputs, outputs, constants, halo=None):
     """Writes the graph of one stage; gives its part of the manifest."""
     graph = h.make_graph(nodes, name, inputs, outputs, constants)
     model = h.make_model(graph, producer_name="fastvsr-tests", opset_imports=[h.make_opsetid("", 17)], ir_version=8)
-    onnx.checker.check_model(model)
+    if not any(tensor.data_location == T.EXTERNAL for tensor in constants):
+        onnx.checker.check_model(model)
     folder = HERE / name
     folder.mkdir(exist_ok=True)
     data = model.SerializeToString(deterministic=True)
@@ -60,7 +61,7 @@ def stage(name, kind, nodes, inputs, outputs, constants, halo=None):
 
 
 def package(
-    name, nodes, constants, scale=4, states=(), time="", geometry="", kind=T.UINT8, encoder="", halo=None, axes=STATE
+    name, nodes, constants, scale=4, states=(), time="", geometry="", kind=T.UINT8, encoder="", halo=None, axes=STATE, channels=1
 ):
     """Writes one package with nothing but a decoder, which comes after the stage `encoder` if there is one."""
     latent = h.make_tensor_value_info("latent", T.FLOAT, LATENT)
@@ -71,7 +72,7 @@ def package(
         outputs.append(h.make_tensor_value_info(state_out, T.FLOAT, axes))
     stages = encoder + stage(name, "decoder", nodes, inputs, outputs, constants, halo)
     state = "".join(
-        f'\n[[stages.decoder.state]]\ninput = "{i}"\noutput = "{o}"\nchannels = 1\nstride = 1\n' for i, o in states
+        f'\n[[stages.decoder.state]]\ninput = "{i}"\noutput = "{o}"\nchannels = {channels}\nstride = 1\n' for i, o in states
     )
     (HERE / name / "model.toml").write_text(
         f"""format = 1
@@ -284,6 +285,47 @@ def growing():
     package("growing", [as_float(), growth, *nodes], constants, states=[("state", "state_out")])
 
 
+def endless():
+    """Never ends, not even on the frame that shows whether the model runs, but can be interrupted."""
+    nodes, constants = enlarge("delayed", 4)
+    body = h.make_graph(
+        [h.make_node("Identity", ["m"], ["same"]), h.make_node("Identity", ["go"], ["go_on"])],
+        "nothing",
+        [
+            h.make_tensor_value_info("n", T.INT64, []),
+            h.make_tensor_value_info("go", T.BOOL, []),
+            h.make_tensor_value_info("m", T.FLOAT, PIXELS),
+        ],
+        [h.make_tensor_value_info("go_on", T.BOOL, []), h.make_tensor_value_info("same", T.FLOAT, PIXELS)],
+    )
+    loop = h.make_node("Loop", ["for_ever", "", "pixels"], ["delayed"], body=body)
+    package("endless", [as_float(), loop, *nodes], [*constants, const("for_ever", 2**62, T.INT64)])
+
+
+def boundless():
+    """A state of as many channels as a manifest allows, for every pixel: more than any machine has."""
+    nodes, constants = enlarge("pixels", 4)
+    same = h.make_node("Identity", ["state"], ["state_out"])
+    axes = [1, "H", "W", 65536]
+    package(
+        "boundless",
+        [as_float(), same, *nodes],
+        constants,
+        states=[("state", "state_out")],
+        axes=axes,
+        channels=65536,
+    )
+
+
+def unlisted():
+    """Its one weight lies in a file that the manifest does not list."""
+    nodes, constants = enlarge("brighter", 4)
+    weight = T(name="weight", data_type=T.FLOAT, dims=[1], data_location=T.EXTERNAL)
+    weight.external_data.add(key="location", value="weight.bin")
+    add = h.make_node("Add", ["pixels", "weight"], ["brighter"])
+    package("unlisted", [as_float(), add, *nodes], [*constants, weight])
+
+
 if __name__ == "__main__":
     nearest("nearest", 4)
     nearest("twice", 2)
@@ -294,6 +336,9 @@ if __name__ == "__main__":
     slow()
     growing()
     planes()
+    endless()
+    boundless()
+    unlisted()
     hungry("hungry", 4096, 2048)
     hungry("starving", 4096, 512)
     picky("picky")
