@@ -137,7 +137,7 @@ def encode(clip, codec, crf):
         for frame in clip:
             out.mux(stream.encode(av.VideoFrame.from_ndarray(to_yuv420(frame), format="yuv420p")))
         out.mux(stream.encode())
-    if encoder == "libsvtav1" and os.sched_getscheduler(0) != os.SCHED_OTHER:
+    if encoder == "libsvtav1" and os.sched_getscheduler(0) == os.SCHED_FIFO:
         # Run by root it makes its caller a real-time thread, which starves all others.
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     buffer.seek(0)
