@@ -20,7 +20,7 @@ from .package import Stage, State, to_frames, to_nchw, to_packed, to_planes, wri
 
 # Working memory of the hungriest stage in bytes per LR pixel, by network: what the process took with the CPU provider, less
 # what it holds for the whole frame.
-MEMORY = {"compact-xs": 0, "compact-s": 0, "compact-m": 0, "compact-x2-xs": 0, "compact-x2": 0}
+MEMORY = {"compact-xs": 1800, "compact-s": 3400, "compact-m": 4000, "compact-x2-xs": 800, "compact-x2": 1500}
 
 
 def on_pixels(layer):

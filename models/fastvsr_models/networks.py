@@ -214,15 +214,12 @@ def fold_shuffle(weight):
 
     Exact. The features at full resolution, the largest tensor of all, then never exist.
     """
-    outs, channels = weight.shape[:2]
-    folded = weight.new_zeros(outs, 2, 2, channels, 2, 2, 3, 3)
-    for a in range(2):
-        for b in range(2):
-            for dy in range(3):
-                for dx in range(3):
-                    (row, p), (col, q) = divmod(a + dy - 1, 2), divmod(b + dx - 1, 2)
-                    folded[:, a, b, :, p, q, row + 1, col + 1] += weight[:, :, dy, dx]
-    return folded.reshape(4 * outs, 4 * channels, 3, 3)
+    # Tap r of output phase a sees input phase p: the fine convolution's tap 2 (r - 1) + p - a + 1, if there is one.
+    index = torch.arange(3, device=weight.device)
+    phase = index[:2]
+    taps = 2 * index + phase.view(2, 1) - phase.view(2, 1, 1) + 1  # [a, p, r], shifted by the padding
+    folded = F.pad(weight, (2, 2, 2, 2))[:, :, taps][..., taps]
+    return folded.permute(0, 2, 5, 1, 3, 6, 4, 7).reshape(4 * len(weight), 4 * weight.shape[1], 3, 3)
 
 
 class Encoder(nn.Module):
