@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from .data import crop_to_multiple, list_clips, list_pictures, read_clip
 from .degrade import degrade
 from .metrics import measure
 
+RECIPES = ("bi", "bi+crf28", "blur2+bi+noise4+crf32")  # clean, compressed, harsh
 MEASURES = {
     "psnr_y": ("PSNR-Y dB", ".2f"),
     "psnr_cb": ("PSNR-Cb dB", ".2f"),
@@ -46,6 +48,30 @@ def read_folder(folder, scale, frames=None):
         yield path.stem, crop_to_multiple(np.asarray(Image.open(path).convert("RGB"))[None], scale)
 
 
+def examples(folders, scale, frames):
+    """What training is watched by, [(name, LR, last HR frame)]: pictures, `bi`, named by their folder; of each clip the middle of
+    its first frames, by RECIPES and named by them."""
+    out = []
+    for folder in map(Path, folders):
+        for _, hr in read_folder(folder, scale, frames=8):
+            if len(hr) == 1:
+                out.append((folder.name, degrade(hr, "bi", scale=scale), hr))
+                continue
+            hr = centre(hr, min(512, hr.shape[1]), min(768, hr.shape[2]))
+            out += [(recipe, degrade(hr, recipe, scale=scale)[-frames:], hr[-1:]) for recipe in RECIPES]
+    return out
+
+
+@torch.no_grad()
+def upscale(net, lr):
+    """A network on uint8 [T, H, W, 3], padded as the element pads."""
+    (height, width), multiple, scale = lr.shape[1:3], 2 * net.size.stride, net.size.scale
+    padded = np.pad(lr, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)), "edge")
+    frames = torch.from_numpy(padded).to(next(net.parameters()).device)[None].movedim(-1, 2).float() / 255
+    image = (net(frames)[0].movedim(1, -1).clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+    return image[:, : scale * height, : scale * width].cpu().numpy()
+
+
 def centre(clip, height, width):
     top, left = (clip.shape[1] - height) // 2, (clip.shape[2] - width) // 2
     return clip[:, top : top + height, left : left + width]
@@ -55,7 +81,7 @@ def strip(lr, results, hr, height=192, width=256):
     """The centre of the last frame: LR by pixel repetition, every result, the original."""
     height, width = min(height, hr.shape[1]), min(width, hr.shape[2])
     scale = hr.shape[1] // lr.shape[1]
-    panels = [lr.repeat(scale, 1).repeat(scale, 2), *results, hr]
+    panels = [lr[-1:].repeat(scale, 1).repeat(scale, 2), *results, hr]
     return np.concatenate([centre(p[-1:], height, width)[0] for p in panels], 1)
 
 

@@ -144,6 +144,11 @@ def export_package(net, name, folder, description, half=True, memory=0):
     write_package(folder, about, geometry, 1, stages, half)
 
 
+def save_half(net, network, path):
+    """A small checkpoint, for `--init` and export: weights in half precision."""
+    torch.save({"network": network, "ema": {name: value.half() for name, value in net.state_dict().items()}}, path)
+
+
 def load_network(path):
     """The averaged network of a checkpoint, and its name."""
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -157,6 +162,9 @@ if __name__ == "__main__":
     parser.add_argument("--checkpoint", required=True, help="written by train.py")
     parser.add_argument("--out", required=True, help="package folder; its name is the package's")
     parser.add_argument("--description", default="FastVSR compact: causal one-step video super-resolution")
+    parser.add_argument("--half", help="file for the weights alone, in half precision")
     args = parser.parse_args()
     net, network = load_network(args.checkpoint)
+    if args.half:
+        save_half(net, network, args.half)
     export_package(net, Path(args.out).name, args.out, args.description, memory=MEMORY[network])

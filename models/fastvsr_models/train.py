@@ -22,8 +22,7 @@ from PIL import Image
 from torch import nn
 
 from .data import Clips, turned
-from .degrade import degrade
-from .evaluate import centre, read_folder
+from .evaluate import examples, strip, upscale
 from .metrics import psnr_y
 from .networks import SIZES, FastVSR, pad_edges, skip_filter, to_lr_grid
 
@@ -49,7 +48,6 @@ data, optim, loss_weights = (
 )
 device, cuda = args.device, args.device.startswith("cuda")
 torch.backends.cudnn.benchmark = True
-RECIPES = ("bi", "bi+crf28", "blur2+bi+noise4+crf32")  # that clips are evaluated on
 SAVE_MINUTES = 3
 BT601 = torch.tensor([0.299, 0.587, 0.114], device=device)  # RGB -> Y
 checkpoint_path = args.out / "checkpoint.pt"
@@ -96,7 +94,7 @@ low = torch.zeros(shape, dtype=torch.uint8, device=device)
 high = torch.zeros((*shape[:2], side, side, 3), dtype=torch.uint8, device=device)
 turns = torch.zeros(data["batch"], 4, dtype=torch.bool, device=device)
 damages = torch.zeros(data["batch"], 3, device=device)
-upscale = skip_filter(scale)[: scale**2].to(device)  # of one plane
+bicubic = skip_filter(scale)[: scale**2].to(device)  # of one plane
 keep = torch.zeros((), device=device)  # of the moving average
 total = torch.zeros((), device=device)
 
@@ -120,7 +118,7 @@ def train_step(dtype):
         trunk = net.correct(denoised.unflatten(0, shape[:2]), frames)
         result = net.decoder.correction_at_lr(trunk)
         told = head(denoised.mean((2, 3), keepdim=True)).flatten(1)
-    target = to_lr_grid(luma(hr) - F.pixel_shuffle(F.conv2d(pad_edges(luma(lr), 2), upscale), scale), scale)
+    target = to_lr_grid(luma(hr) - F.pixel_shuffle(F.conv2d(pad_edges(luma(lr), 2), bicubic), scale), scale)
     loss = F.smooth_l1_loss(result.float(), target, beta=loss_weights["knee"])
     if loss_weights["temporal"]:
         change = (result.float() - target).unflatten(0, shape[:2]).diff(dim=1)
@@ -189,15 +187,7 @@ def save():
         raise SystemExit(f"cannot write {checkpoint_path}: {err}. The one before is kept; make room and start again") from err
 
 
-# What every evaluation sees: pictures, and the middle of a few frames of each clip, clean and compressed.
-val = []
-for folder in map(Path, filter(None, args.val.split(","))):
-    for _, hr in read_folder(folder, scale, frames=8):
-        if len(hr) == 1:
-            val.append((folder.name, degrade(hr, "bi", scale=scale), hr))
-            continue
-        hr = centre(hr, min(512, hr.shape[1]), min(768, hr.shape[2]))
-        val += [(recipe, degrade(hr, recipe, scale=scale)[-data["frames"] :], hr[-1:]) for recipe in RECIPES]
+val = examples(filter(None, args.val.split(",")), scale, data["frames"])
 
 
 def evaluate():
@@ -206,16 +196,10 @@ def evaluate():
     net.load_state_dict(averaged())
     scores, strips = {}, []
     for name, lr, hr in val:
-        right, below = -lr.shape[2] % 16, -lr.shape[1] % 16
-        padded = np.pad(lr, ((0, 0), (0, below), (0, right), (0, 0)), "edge")
-        with torch.no_grad():
-            image = net(to_frames(torch.from_numpy(padded).to(device)[None]))[0].movedim(1, -1)
-        sr = (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8)[-1:, : hr.shape[1], : hr.shape[2]].cpu().numpy()
+        sr = upscale(net, lr)[-1:]
         scores.setdefault(name, []).append(psnr_y(sr, hr, scale))
         if hr.shape[1] >= 192 and hr.shape[2] >= 256:
-            strips.append(
-                np.concatenate([centre(x[-1:], 192, 256)[0] for x in (lr.repeat(scale, 1).repeat(scale, 2), sr, hr)], 1)
-            )
+            strips.append(strip(lr, [sr], hr))
     net.load_state_dict(trained)
     if strips:
         Image.fromarray(np.concatenate(strips)).save(args.out / "val.png")
