@@ -41,11 +41,8 @@ args = parser.parse_args()
 if args.threads:
     torch.set_num_threads(args.threads)
 config = tomllib.loads(Path(args.config).read_text())
-data, optim, loss_weights = (
-    config["data"],
-    config["optim"],
-    {"code": 0.0, "temporal": 0.0, "knee": 0.004} | config.get("loss", {}),
-)
+data, optim = config["data"], config["optim"]
+loss_weights = {"code": 0.0, "temporal": 0.0, "knee": 0.004} | config.get("loss", {})
 device, cuda = args.device, args.device.startswith("cuda")
 torch.backends.cudnn.benchmark = True
 SAVE_MINUTES = 3
@@ -78,7 +75,7 @@ if args.init:
 parameters = list(learning.parameters())
 ema = [p.detach().clone() for p in net.parameters()]
 rate = torch.tensor(optim["rate"], device=device)
-optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0, fused=True)
+optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0, fused=True, capturable=cuda)
 step, minutes, resumed = 0, 0.0, None
 if checkpoint_path.exists():
     resumed = load(checkpoint_path)
@@ -131,7 +128,9 @@ def train_step(dtype):
     optimizer.step()
     optimizer.zero_grad(set_to_none=False)
     with torch.no_grad():
-        torch._foreach_lerp_(ema, [p.detach() for p in net.parameters()], 1 - keep)
+        change = torch._foreach_sub([p.detach() for p in net.parameters()], ema)
+        torch._foreach_mul_(change, 1 - keep)  # a tensor: it changes from step to step, a CUDA graph does not
+        torch._foreach_add_(ema, change)
 
 
 def faster_dtype():
