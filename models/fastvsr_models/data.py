@@ -1,7 +1,12 @@
 """Clips: reading video folders, the cache of degraded clips, and the training batches.
 
-`python -m fastvsr_models.data --clips DIR --cache DIR` decodes every clip and every still (as a panning clip) once and
-stores uint8 arrays, HR and several degraded LR versions. Training then reads crops through memory maps and costs no decoding.
+`python -m fastvsr_models.data --clips DIR --cache DIR` decodes every clip and every still once and stores uint8 arrays, HR and
+several degraded LR versions, so that training costs no decoding. There are two kinds of cache:
+
+    --frames 4    for single frames: so many of every clip, degraded as part of it; stills as large as they are
+    --frames 0    for clips: every frame; stills as panning clips
+
+Started again with more --kinds it adds what is missing.
 """
 
 import argparse
@@ -10,13 +15,14 @@ import re
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
+import torch
 from PIL import Image
 
-from .degrade import degrade, random_recipe, to_uint8
+from .degrade import damage, degrade, harsh_recipe, random_codec, random_recipe
 
 VIDEO_SUFFIXES = {".mp4", ".mkv", ".webm", ".mov", ".avi", ".y4m"}
+PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 def read_clip(path, frames=None):
@@ -32,6 +38,10 @@ def read_clip(path, frames=None):
 
 def list_clips(folder):
     return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+
+
+def list_pictures(folder):
+    return sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
 
 
 def crop_to_multiple(clip, multiple):
@@ -58,66 +68,89 @@ def pan(image, rng, frames=16, height=384, width=512):
     return np.stack([image[y : y + height, x : x + width] for y, x in path + start])
 
 
-def sharpened(clip, amount):
-    """Unsharp mask, sigma 1.5, on uint8 [T, H, W, 3]: what a compressed source has lost a pixel loss gives back only halfway."""
-    soft = np.stack([cv2.GaussianBlur(frame, (0, 0), 1.5) for frame in clip])
-    return to_uint8(clip + amount * (clip.astype(np.float32) - soft))
-
-
-def recipes_for(rng):
+def recipes_for(kind, rng):
     """The LR versions cached for one clip, by kind: the sampling weights of training are given per kind."""
-    return {
-        "bi": ["bi"],
-        "codec": [
-            f"bi+h264-{rng.integers(17, 25)}",
-            f"bi+h264-{rng.integers(25, 30)}",
-            f"bi+h264-{rng.integers(30, 36)}",
-            f"bi+h265-{rng.integers(22, 34)}",
-        ],
-        "real": [random_recipe(rng), random_recipe(rng)],
-    }
+    if kind == "bi":
+        return ["bi"]
+    if kind == "codec":
+        return [f"bi+{random_codec(rng, 0, 1)}", f"bi+{random_codec(rng, 1, 2)}", f"bi+{random_codec(rng, 0, 2)}"]
+    if kind == "real":
+        return [random_recipe(rng), random_recipe(rng)]
+    if kind == "harsh":
+        return [harsh_recipe(rng), harsh_recipe(rng)]
+    raise SystemExit(f"unknown kind {kind!r}; known: bi, codec, real, harsh")
 
 
-def build_cache(clips, cache, seed=0):
+def write_atomically(path, text):
+    path.with_suffix(".tmp").write_text(text)
+    path.with_suffix(".tmp").rename(path)
+
+
+def build_cache(clips, cache, frames=0, scale=4, kinds=("bi", "codec", "real", "harsh"), seed=0):
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
     stills = Path(clips) / "stills"
-    paths = list_clips(clips) + (sorted(stills.iterdir()) if stills.is_dir() else [])
+    paths = (sorted(stills.iterdir()) if stills.is_dir() else []) + list_clips(clips)
     stored = cache / "index.json"
     index = json.loads(stored.read_text()) if stored.exists() else []
+    entries = {entry["name"]: entry for entry in index}
     for number, path in enumerate(paths):
-        rng = np.random.default_rng([seed, number])
-        still = path.parent == stills
-        if any(e["name"] == path.stem for e in index):
+        still, name = path.parent == stills, path.stem
+        missing = [kind for kind in kinds if name not in entries or kind not in entries[name]["kinds"]]
+        if not missing:
             continue
-        hr = pan(np.asarray(Image.open(path).convert("RGB")), rng) if still else crop_to_multiple(read_clip(path), 8)
-        np.save(cache / f"{path.stem}.hr.npy", hr)
-        entry = {"name": path.stem, "source": path.stem if still else source_of(path.stem), "still": still, "kinds": {}}
-        for kind, recipes in recipes_for(rng).items():
-            entry["kinds"][kind] = []
-            for recipe in recipes:
-                file = f"{path.stem}.{recipe}.npy"
-                lr = degrade(hr, recipe, seed=number)
-                assert len(lr) == len(hr), (path, recipe, len(lr), len(hr))
-                np.save(cache / file, lr)
-                entry["kinds"][kind].append(file)
-        index.append(entry)
-        stored.write_text(json.dumps(index, indent=1))
-        print(f"{number + 1}/{len(paths)} {path.stem} {hr.shape}", flush=True)
+        rng = np.random.default_rng([seed, number])
+        if still:
+            image = np.asarray(Image.open(path).convert("RGB"))
+            # A still that pans has frames before it, as a codec wants them.
+            size = [side // 32 * 32 - 32 for side in image.shape[:2]] if frames else (384, 512)
+            hr = pan(image, rng, 6 if frames else 16, *size)
+        else:
+            hr = crop_to_multiple(read_clip(path), 8)
+        kept = np.arange(len(hr))
+        if frames:
+            kept = kept[-1:] if still else np.sort(rng.choice(kept, min(frames, len(kept)), replace=False))
+        if name not in entries:
+            np.save(cache / f"{name}.hr.npy", hr[kept])
+            entries[name] = {"name": name, "source": name if still else source_of(name), "still": still, "kinds": {}}
+            index.append(entries[name])
+        for kind in missing:
+            rng = np.random.default_rng([seed, number, *kind.encode()])
+            files = []
+            for recipe in recipes_for(kind, rng):
+                # Where no frame looks at another, only those are made that are kept.
+                lr = degrade(hr[kept], recipe, number, scale) if kind == "bi" else degrade(hr, recipe, number, scale)[kept]
+                np.save(cache / f"{name}.{recipe}.npy", lr)
+                files.append({"file": f"{name}.{recipe}.npy", "damage": damage(recipe)})
+            entries[name]["kinds"][kind] = files
+        write_atomically(stored, json.dumps(index))
+        print(f"{number + 1}/{len(paths)} {name} {hr.shape}", flush=True)
 
 
 class Clips:
-    """Random training crops from a cache.
+    """Random training crops from a cache, all of it in the memory of `device` (on a CPU: memory-mapped).
 
     kinds: sampling weight per kind of degradation, e.g. {"bi": 0.5, "codec": 0.35, "real": 0.15}.
-    sharpen: by how much targets are sharpened, per kind, e.g. {"codec": 0.3} (see `sharpened`).
     soft: name prefixes whose sources are themselves compressed: sampled at `soft_weight`.
     Sources, not files, are weighted equally, stills together count as `still_weight` of all.
     """
 
-    def __init__(self, cache, kinds, sharpen=None, soft=(), soft_weight=0.3, still_weight=0.2, seed=0):
-        self.cache, self.kinds, self.sharpen = Path(cache), kinds, sharpen or {}
-        self.entries = json.loads((self.cache / "index.json").read_text())
+    def __init__(self, cache, kinds, soft=(), soft_weight=0.3, still_weight=0.5, seed=0, device="cpu"):
+        cache = Path(cache)
+        if not (cache / "index.json").exists():
+            raise SystemExit(f"no cache in {cache}: make it with `python -m fastvsr_models.data --clips CLIPS --cache {cache}`")
+        self.kinds = kinds
+        self.entries = [e for e in json.loads((cache / "index.json").read_text()) if set(kinds) <= set(e["kinds"])]
+        if not self.entries:
+            raise SystemExit(f"nothing in {cache} has all the kinds {', '.join(kinds)}: add them with --kinds")
+
+        def load(file):
+            array = torch.from_numpy(np.load(cache / file, mmap_mode="c"))
+            return array if device == "cpu" else array.to(device)
+
+        self.hr = [load(f"{e['name']}.hr.npy") for e in self.entries]
+        self.lr = [{k: [(load(v["file"]), v["damage"]) for v in e["kinds"][k]] for k in kinds} for e in self.entries]
+        self.scale = self.hr[0].shape[1] // next(iter(self.lr[0].values()))[0][0].shape[1]
         files_per_source = {}
         for e in self.entries:
             files_per_source[e["source"]] = files_per_source.get(e["source"], 0) + 1
@@ -132,34 +165,48 @@ class Clips:
         self.weights = weights / weights.sum()
         self.rng = np.random.default_rng(seed)
 
-    def sample(self, frames, crop):
-        """One training pair, uint8: LR [frames, crop, crop, 3] and HR [frames, 4 crop, 4 crop, 3]."""
-        rng = self.rng
-        entry = self.entries[rng.choice(len(self.entries), p=self.weights)]
-        kind = rng.choice(list(self.kinds), p=list(self.kinds.values()))
-        lr = np.load(self.cache / rng.choice(entry["kinds"][kind]), mmap_mode="r")
-        hr = np.load(self.cache / f"{entry['name']}.hr.npy", mmap_mode="r")
-        t = rng.integers(0, len(lr) - frames + 1)
-        y, x = (rng.integers(0, size - crop + 1) for size in lr.shape[1:3])
-        lr = lr[t : t + frames, y : y + crop, x : x + crop]
-        hr = hr[t : t + frames, 4 * y : 4 * (y + crop), 4 * x : 4 * (x + crop)]
-        if kind in self.sharpen:
-            hr = sharpened(hr, self.sharpen[kind])
-        # A codec looks back in time and favours its block directions, so compressed clips keep both.
-        turns = rng.integers(0, 4) if kind != "codec" else 0
-        flips = [axis for axis in ((0, 1, 2) if kind != "codec" else (2,)) if rng.random() < 0.5]
-        return [np.rot90(np.flip(clip, flips), turns, (1, 2)) for clip in (lr, hr)]
+    def fill(self, lr, hr, turns, damages):
+        """One batch, uint8, into `lr` [B, T, h, w, 3] and `hr` [B, T, sh, sw, 3]; which way to turn it (see `turned`) and what
+        was done to it into `turns` [B, 4] and `damages` [B, 3]."""
+        (frames, crop), s, rng = lr.shape[1:3], self.scale, self.rng
+        for b, pick in enumerate(rng.choice(len(self.hr), len(lr), p=self.weights)):
+            kind = rng.choice(list(self.kinds), p=list(self.kinds.values()))
+            versions = self.lr[pick][kind]
+            low, damage = versions[rng.integers(len(versions))]
+            t = rng.integers(0, len(low) - frames + 1)
+            y, x = (rng.integers(0, size - crop + 1) for size in low.shape[1:3])
+            lr[b].copy_(low[t : t + frames, y : y + crop, x : x + crop], non_blocking=True)
+            high = self.hr[pick][t : t + frames, s * y : s * (y + crop), s * x : s * (x + crop)]
+            hr[b].copy_(high, non_blocking=True)
+            # A codec looks back in time and favours its block directions: such clips are only mirrored.
+            ways = rng.random(4) < 0.5
+            ways[[0, 1, 3]] &= kind == "bi"
+            turns[b].copy_(torch.from_numpy(ways), non_blocking=True)
+            damages[b].copy_(torch.tensor(damage), non_blocking=True)
 
     def batch(self, size, frames, crop):
-        """uint8 arrays [B, T, h, w, 3] and [B, T, 4h, 4w, 3]."""
-        pairs = [self.sample(frames, crop) for _ in range(size)]
-        return [np.stack(side) for side in zip(*pairs, strict=True)]
+        """New tensors, filled."""
+        low = torch.zeros(size, frames, crop, crop, 3, dtype=torch.uint8)
+        high = torch.zeros(size, frames, self.scale * crop, self.scale * crop, 3, dtype=torch.uint8)
+        rest = torch.zeros(size, 4, dtype=torch.bool), torch.zeros(size, 3)
+        self.fill(low, high, *rest)
+        return low, high, *rest
+
+
+def turned(clip, turns):
+    """[B, T, h, w, C], each sample reversed in time, mirrored both ways, and transposed, or not: square crops."""
+    for column, axis in enumerate((1, 2, 3)):
+        clip = torch.where(turns[:, column].view(-1, 1, 1, 1, 1), clip.flip(axis), clip)
+    return torch.where(turns[:, 3].view(-1, 1, 1, 1, 1), clip.transpose(2, 3), clip)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", required=True, help="folder of videos, with a subfolder stills/ or not")
     parser.add_argument("--cache", required=True, help="folder to write the arrays to")
+    parser.add_argument("--frames", type=int, default=4, help="of each clip; 0: all, for training on clips")
+    parser.add_argument("--scale", type=int, default=4, choices=[2, 4])
+    parser.add_argument("--kinds", default="bi,codec,real,harsh")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    build_cache(args.clips, args.cache, args.seed)
+    build_cache(args.clips, args.cache, args.frames, args.scale, args.kinds.split(","), args.seed)

@@ -2,9 +2,10 @@
 
 python -m fastvsr_models.evaluate --clips DIR --degradation bi,bi+crf28 --upscalers bicubic,lanczos,element --out DIR
 
-Clips are cropped to multiples of eight times the scale and used whole unless --frames or --size say otherwise. `table.md` has
-the mean and every clip, `scores.json` the numbers, `strip-*.png` the same part of one frame side by side: the degraded frame,
-each upscaler, the original. Measures are described in metrics.py.
+DIR holds clips, or pictures (Set5, Set14), which are clips of one frame and have no measures of time. Clips are cropped to
+multiples of eight times the scale and used whole unless --frames or --size say otherwise. `table.md` has the mean and every clip,
+`scores.json` the numbers, `strip-*.png` the same part of one frame side by side: the degraded frame, each upscaler, the original.
+Measures are described in metrics.py.
 """
 
 import argparse
@@ -13,15 +14,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from .data import crop_to_multiple, list_clips, read_clip
+from .data import crop_to_multiple, list_clips, list_pictures, read_clip
 from .degrade import degrade
 from .metrics import measure
-from .upscalers import find
 
+RECIPES = ("bi", "bi+crf28", "blur2+bi+noise4+crf32")  # clean, compressed, harsh
 MEASURES = {
     "psnr_y": ("PSNR-Y dB", ".2f"),
+    "psnr_cb": ("PSNR-Cb dB", ".2f"),
+    "psnr_cr": ("PSNR-Cr dB", ".2f"),
     "ssim": ("SSIM", ".4f"),
     "vmaf_neg": ("VMAF-NEG", ".1f"),
     "xpsnr": ("XPSNR dB", ".2f"),
@@ -31,6 +35,43 @@ MEASURES = {
 }
 
 
+def read_folder(folder, scale, frames=None):
+    """(name, clip) of every clip and picture in a folder; a picture is a clip of one frame.
+
+    Clips are cropped to multiples of eight times the scale, pictures to multiples of the scale, as the literature has them.
+    """
+    if not Path(folder).is_dir():
+        raise SystemExit(f"no folder {folder}")
+    for path in list_clips(folder):
+        yield path.stem, crop_to_multiple(read_clip(path, frames), 8 * scale)
+    for path in list_pictures(folder):
+        yield path.stem, crop_to_multiple(np.asarray(Image.open(path).convert("RGB"))[None], scale)
+
+
+def examples(folders, scale, frames):
+    """What training is watched by, [(name, LR, last HR frame)]: pictures, `bi`, named by their folder; of each clip the middle of
+    its first frames, by RECIPES and named by them."""
+    out = []
+    for folder in map(Path, folders):
+        for _, hr in read_folder(folder, scale, frames=8):
+            if len(hr) == 1:
+                out.append((folder.name, degrade(hr, "bi", scale=scale), hr))
+                continue
+            hr = centre(hr, min(512, hr.shape[1]), min(768, hr.shape[2]))
+            out += [(recipe, degrade(hr, recipe, scale=scale)[-frames:], hr[-1:]) for recipe in RECIPES]
+    return out
+
+
+@torch.no_grad()
+def upscale(net, lr):
+    """A network on uint8 [T, H, W, 3], padded as the element pads."""
+    (height, width), multiple, scale = lr.shape[1:3], 2 * net.size.stride, net.size.scale
+    padded = np.pad(lr, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)), "edge")
+    frames = torch.from_numpy(padded).to(next(net.parameters()).device)[None].movedim(-1, 2).float() / 255
+    image = (net(frames)[0].movedim(1, -1).clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+    return image[:, : scale * height, : scale * width].cpu().numpy()
+
+
 def centre(clip, height, width):
     top, left = (clip.shape[1] - height) // 2, (clip.shape[2] - width) // 2
     return clip[:, top : top + height, left : left + width]
@@ -38,9 +79,16 @@ def centre(clip, height, width):
 
 def strip(lr, results, hr, height=192, width=256):
     """The centre of the last frame: LR by pixel repetition, every result, the original."""
+    height, width = min(height, hr.shape[1]), min(width, hr.shape[2])
     scale = hr.shape[1] // lr.shape[1]
-    panels = [lr.repeat(scale, 1).repeat(scale, 2), *results, hr]
+    panels = [lr[-1:].repeat(scale, 1).repeat(scale, 2), *results, hr]
     return np.concatenate([centre(p[-1:], height, width)[0] for p in panels], 1)
+
+
+def mean(rows, key, form):
+    """A cell of the table; empty where a measure does not exist, as those of time for pictures."""
+    values = [row[key] for row in rows if key in row]
+    return format(np.mean(values), form) if values else ""
 
 
 def table(scores):
@@ -52,8 +100,8 @@ def table(scores):
         clips = list(next(iter(by_upscaler.values())))
         for clip in ["**mean**", *clips]:
             for upscaler, by_clip in by_upscaler.items():
-                rows = by_clip.values() if clip == "**mean**" else [by_clip[clip]]
-                cells = [format(np.mean([r[key] for r in rows]), form) for key, (_, form) in MEASURES.items()]
+                rows = list(by_clip.values()) if clip == "**mean**" else [by_clip[clip]]
+                cells = [mean(rows, key, form) for key, (_, form) in MEASURES.items()]
                 lines.append(f"| {clip} | {upscaler} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -61,7 +109,7 @@ def table(scores):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", required=True, help="folder of clips")
+    parser.add_argument("--clips", required=True, help="folder of clips or pictures")
     parser.add_argument("--degradation", default="bi", help="recipes (see degrade.py), comma-separated")
     parser.add_argument("--upscalers", default="bicubic,lanczos,element", help="see upscalers.find, comma-separated")
     parser.add_argument("--out", required=True, help="folder for table.md, scores.json and strips")
@@ -71,12 +119,13 @@ def main():
     parser.add_argument("--plugin-path", help="folder of the fastvsr plugin")
     parser.add_argument("--provider", default="cpu", choices=["cpu", "openvino", "openvino-bf16"], help="for package: and onnx:")
     args = parser.parse_args()
+    from .upscalers import find  # only here, so that training does without ONNX Runtime
+
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     upscalers = {name: find(name, args.plugin_path, args.provider, args.scale) for name in args.upscalers.split(",")}
     scores = {d: {name: {} for name in upscalers} for d in args.degradation.split(",")}
-    for path in list_clips(args.clips):
-        hr = crop_to_multiple(read_clip(path, args.frames), 8 * args.scale)
+    for clip, hr in read_folder(args.clips, args.scale, args.frames):
         if args.size:
             hr = centre(hr, *map(int, reversed(args.size.split("x"))))
         for degradation in scores:
@@ -86,9 +135,9 @@ def main():
                 start = time.time()
                 results.append(upscale(lr))
                 fps = len(lr) / (time.time() - start)
-                scores[degradation][name][path.stem] = row = measure(results[-1], hr)
-                print(path.stem, degradation, name, {k: round(v, 3) for k, v in row.items()}, f"{fps:.1f} fps", flush=True)
-            Image.fromarray(strip(lr, results, hr)).save(out / f"strip-{path.stem}-{degradation}.png")
+                scores[degradation][name][clip] = row = measure(results[-1], hr, args.scale)
+                print(clip, degradation, name, {k: round(v, 3) for k, v in row.items()}, f"{fps:.1f} fps", flush=True)
+            Image.fromarray(strip(lr, results, hr)).save(out / f"strip-{clip}-{degradation}.png")
         (out / "scores.json").write_text(json.dumps(scores, indent=1))
         (out / "table.md").write_text(table(scores))
     print(table(scores))

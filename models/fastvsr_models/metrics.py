@@ -12,6 +12,9 @@ import numpy as np
 
 from .degrade import to_yuv420
 
+# RGB -> Cb and Cr of BT.601.
+CHROMA = np.float32([[-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
+
 
 def luma(clip):
     """BT.601 Y in 8-bit limited range, from RGB, in float: what the super-resolution literature compares."""
@@ -23,6 +26,13 @@ def psnr_y(clip, reference, border=4):
     inner = slice(border, -border)
     error = (luma(clip) - luma(reference))[:, inner, inner]
     return float(np.mean(10 * np.log10(255**2 / np.maximum(np.square(error).mean((1, 2)), 1e-8))))
+
+
+def psnr_chroma(clip, reference, border=4):
+    """Mean over frames of the PSNR of Cb and of Cr in dB, BT.601 in 8-bit limited range, borders left out as for `psnr_y`."""
+    inner = slice(border, -border)
+    error = (clip.astype(np.float32) - reference)[:, inner, inner] @ (CHROMA.T / 255)
+    return [float(x) for x in np.mean(10 * np.log10(255**2 / np.maximum(np.square(error).mean((1, 2)), 1e-8)), 0)]
 
 
 def ssim_y(clip, reference, border=4):
@@ -70,13 +80,15 @@ def flow(a, b):
 
 
 def temporal(clip, reference):
-    """Three temporal errors, each a mean over pixels and frame pairs.
+    """Three temporal errors, each a mean over pixels and frame pairs; of a single frame none.
 
     tof: |flow of the result - flow of the original|, pixels (TecoGAN).
     warp: 1000 x squared difference of frame t and frame t-1 moved onto it by the original's flow, values in 0..1,
           where the original itself follows its flow (E*warp).
     flicker: |frame difference of the result - frame difference of the original|, 8-bit levels.
     """
+    if len(clip) == 1:
+        return {}
     x, y = (np.stack([cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in c]) for c in (clip, reference))
     grid = np.stack(np.meshgrid(np.arange(x.shape[2]), np.arange(x.shape[1])), -1).astype(np.float32)
     tof, warp, flicker = [], [], []
@@ -91,8 +103,10 @@ def temporal(clip, reference):
     return {"tof": float(np.mean(tof)), "warp": float(np.mean(warp)), "flicker": float(np.mean(flicker))}
 
 
-def measure(clip, reference):
+def measure(clip, reference, border=4):
     """All measures of one clip, by name."""
     vmaf, xpsnr = vmaf_neg_and_xpsnr(clip, reference)
-    scores = {"psnr_y": psnr_y(clip, reference), "ssim": ssim_y(clip, reference), "vmaf_neg": vmaf, "xpsnr": xpsnr}
+    cb, cr = psnr_chroma(clip, reference, border)
+    scores = {"psnr_y": psnr_y(clip, reference, border), "psnr_cb": cb, "psnr_cr": cr}
+    scores |= {"ssim": ssim_y(clip, reference, border), "vmaf_neg": vmaf, "xpsnr": xpsnr}
     return scores | temporal(clip, reference)

@@ -1,19 +1,21 @@
 """The compact FastVSR networks: f8 encoder, one-step UNet, f16 decoder (names and roles as in arXiv 2509.24142).
 
     LR frames [H, W] --bilinear x2--> [2H, 2W] --Encoder f8--> latent [H/4, W/4] --OneStepUNet--> denoised latent
-    denoised latent --Decoder f16, conditioned on the LR frame--> [4H, 4W]
+    LR frames, scaled channel by channel by the denoised latent --Decoder f16--> [4H, 4W]
 
 The asymmetry is the paper's: the encoder sees a frame upscaled only x2 and has stride 8, the decoder has stride 16, so
-the latent grid has a quarter of the tokens of an f8 pipeline that works on the x4 frame.
+the latent grid has a quarter of the tokens of an f8 pipeline that works on the x4 frame. A x2 network is the same without
+that upscaling: encoder f8 on the frame itself, latent at H/8, f16 decoder to 2H.
 
 What differs from the paper is there to run on a laptop, in real time and without seams:
 - no attention, no normalisation: 3x3 convolutions and ReLU, so tiles and windows do not depend on one another;
-- causal in time: UNet and decoder each carry a hidden state from frame to frame (as RLSP and RRN do);
-- every change of grid starts as a shortcut without parameters (space-to-depth and averaging down, duplication and
-  depth-to-space up, as in DC-AE). Being linear it is not a second branch but the initial value of the convolution,
-  plus noise. Without it a plain stack does not train through the stride-4 bottleneck.
+- the work is in the decoder's trunk on the LR grid, where fidelity is won. Encoder and UNet are thin: the latent is a code of
+  what the trunk cannot see, how the source was damaged and what it shows around, and it scales the trunk's channels;
+- the decoder corrects luma alone. The bicubic frame, whose weights are exact in bfloat16, brings the colours;
+- causal in time: the decoder carries a hidden state from frame to frame (as RLSP and RRN do).
 
-Shapes: frames are [B, T, 3, H, W] in 0..1, H and W multiples of 8. Layers without memory run on all B*T frames at once.
+Shapes: frames are [B, T, 3, H, W] in 0..1, H and W multiples of 2 * the latent's stride. Layers without memory run on all
+B*T frames at once.
 """
 
 from dataclasses import dataclass
@@ -29,29 +31,38 @@ RELU = 2**0.5  # the gain that makes up for a ReLU
 class Size:
     """Channel widths by grid; `mac` is the budget in thousands of multiply-accumulates per LR pixel of the exported graphs."""
 
-    stem: int  # encoder, LR grid
-    half: int  # encoder and decoder, H/2
-    half_blocks: int
-    latent: int  # H/4
-    deep: int  # UNet, H/8
-    deep_blocks: int
-    trunk: int  # decoder, LR grid, and its state
-    trunk_blocks: int
-    wide: int  # decoder, 2H: the 4C features before shuffle and copy
+    scale: int
+    stem: int  # encoder, after its first halving
+    latent: int  # encoder and UNet, x2 frame / 8
+    deep: int  # UNet, x2 frame / 16
+    trunk: int  # decoder, LR grid
+    depth: int  # decoder, convolutions of the trunk
+    wide: int  # decoder: the 4C features before shuffle and copy
+    state: int  # decoder, LR grid
     mac: int
 
+    @property
+    def stride(self):
+        """LR pixels per cell of the latent."""
+        return 16 // self.scale
 
+
+# Convolution kernels of CPUs work on 8 or 16 channels at a time: widths are multiples of 16 where the work is.
 SIZES = {
-    "compact-s": Size(16, 32, 1, 64, 128, 1, 32, 3, 32, 150),
-    "compact-m": Size(32, 64, 1, 64, 128, 2, 48, 6, 48, 450),
+    "compact-xs": Size(4, 8, 16, 24, 16, 13, 16, 8, 40),
+    "compact-s": Size(4, 12, 32, 48, 32, 13, 32, 16, 150),
+    "compact-m": Size(4, 12, 32, 48, 64, 11, 32, 16, 450),
+    "compact-x2-xs": Size(2, 8, 16, 24, 16, 15, 16, 8, 40),
+    "compact-x2": Size(2, 12, 32, 48, 32, 14, 32, 16, 150),
 }
 
 
-def conv(channels_in, channels_out, gain=1.0, padding=1):
-    """3x3 convolution that keeps the size of a signal, times `gain`: where signals fade, the path through the latent dies."""
-    layer = nn.Conv2d(channels_in, channels_out, 3, padding=padding)
+def conv(channels_in, channels_out, gain=1.0, padding=1, bias=True):
+    """3x3 convolution that keeps the size of a signal, times `gain`."""
+    layer = nn.Conv2d(channels_in, channels_out, 3, padding=padding, bias=bias)
     nn.init.normal_(layer.weight, std=gain / (9 * channels_in) ** 0.5)
-    nn.init.zeros_(layer.bias)
+    if bias:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -66,8 +77,21 @@ class ResBlock(nn.Module):
         return x + self.conv2(F.relu(self.conv1(x)))
 
 
-def blocks(channels, count):
-    return nn.Sequential(*[ResBlock(channels) for _ in range(count)])
+class Plain(nn.Conv2d):
+    """relu(conv(x)), starting as the identity plus noise.
+
+    A shortcut around a linear layer is not a second branch but the initial value of its weights: it costs nothing.
+    """
+
+    def __init__(self, channels):
+        super().__init__(channels, channels, 3, padding=1)
+        nn.init.normal_(self.weight, std=0.5 / (9 * channels) ** 0.5)
+        nn.init.zeros_(self.bias)
+        with torch.no_grad():
+            self.weight[range(channels), range(channels), 1, 1] += 1
+
+    def forward(self, x):
+        return F.relu(super().forward(x))
 
 
 class Down(nn.Conv2d):
@@ -84,38 +108,37 @@ class Down(nn.Conv2d):
 
 
 class Up(nn.Conv2d):
-    """Double the grid: 1x1 convolution, PixelShuffle. Starts as channel duplication and depth-to-space plus noise.
+    """A grid finer by `factor`: 1x1 convolution, PixelShuffle. Starts as channel duplication and depth-to-space plus noise.
 
     One bias per output channel, not per phase, so that it is also a transposed convolution (`as_transposed`).
     """
 
-    def __init__(self, channels_in, channels_out):
-        super().__init__(channels_in, 4 * channels_out, 1)
-        self.bias = nn.Parameter(torch.zeros(channels_out))
+    def __init__(self, channels_in, channels_out, factor=2):
+        super().__init__(channels_in, factor**2 * channels_out, 1)
+        self.factor, self.bias = factor, nn.Parameter(torch.zeros(channels_out))
         nn.init.normal_(self.weight, std=0.2 / channels_in**0.5)
         with torch.no_grad():
-            for i in range(4 * channels_out):
-                self.weight[i, i * channels_in // (4 * channels_out)] += 1
+            for i in range(self.out_channels):
+                self.weight[i, i * channels_in // self.out_channels] += 1
 
     def unshuffled(self, x):
-        return F.conv2d(x, self.weight, self.bias.repeat_interleave(4))
+        return F.conv2d(x, self.weight, self.bias.repeat_interleave(self.factor**2))
 
     def forward(self, x):
-        return F.pixel_shuffle(self.unshuffled(x), 2)
+        x = self.unshuffled(x)
+        return F.pixel_shuffle(x, self.factor) if self.factor > 1 else x
 
     def as_transposed(self):
-        """The same layer as a 2x2 transposed convolution of stride 2."""
-        layer = nn.ConvTranspose2d(self.in_channels, len(self.bias), 2, stride=2)
+        """The same layer as a transposed convolution."""
+        k = self.factor  # 1: both are a convolution of single pixels
+        layer = nn.ConvTranspose2d(self.in_channels, len(self.bias), k, stride=k)
         layer.bias = self.bias
-        layer.weight = nn.Parameter(self.weight.detach().reshape(-1, 2, 2, self.in_channels).permute(3, 0, 1, 2))
+        layer.weight = nn.Parameter(self.weight.detach().reshape(-1, k, k, self.in_channels).permute(3, 0, 1, 2))
         return layer
 
 
 def bilinear_filter(scale):
-    """[3 scale^2, 3, 3, 3]: bilinear upscaling by `scale` as a 3x3 convolution, one filter per colour and output phase.
-
-    For scales 2 and 4 the weights are multiples of 1/64 below 1, so 8-bit pixels pass through exactly even in bfloat16.
-    """
+    """[3 scale^2, 3, 3, 3]: bilinear upscaling by `scale` as a 3x3 convolution, one filter per colour and output phase."""
     line = torch.zeros(scale, 3)
     for phase in range(scale):
         offset = (phase + 0.5) / scale - 0.5
@@ -125,8 +148,36 @@ def bilinear_filter(scale):
     return torch.einsum("oc,pyx->opcyx", torch.eye(3), plane).reshape(-1, 3, 3, 3)
 
 
+def bicubic_filter(scale):
+    """[scale, scale, 5, 5] by output phase: bicubic upscaling (Keys, a = -0.5), every weight a multiple of 1/256.
+
+    Such weights have eight bits, as pixels have, so that the products are exact even in bfloat16. Those of a phase sum to 1.
+    """
+    line = torch.zeros(scale, 5, dtype=torch.float64)
+    for phase in range(scale):
+        for tap in range(5):
+            x = abs(tap - 2 - ((phase + 0.5) / scale - 0.5))
+            line[phase, tap] = 1.5 * x**3 - 2.5 * x**2 + 1 if x <= 1 else max(0, 2 - x) * (x - 1) * (x - 2) / 2 if x < 2 else 0
+    plane = torch.einsum("ay,bx->abyx", line, line)
+    levels = (256 * plane).round().reshape(scale, scale, 25)
+    # What rounding took from a phase goes to its largest tap.
+    largest = levels.argmax(-1, keepdim=True)
+    levels.scatter_add_(-1, largest, 256 - levels.sum(-1, keepdim=True))
+    return (levels / 256).float().reshape(scale, scale, 5, 5)
+
+
+def skip_filter(scale):
+    """[3 scale^2, 1, 5, 5] for a convolution in three groups: the bicubic frame, for PixelShuffle(scale)."""
+    return bicubic_filter(scale).reshape(scale**2, 1, 5, 5).repeat(3, 1, 1, 1)
+
+
 def pad_edges(x, width):
     return F.pad(x, (width,) * 4, "replicate")
+
+
+def inner(x):
+    """Without the outermost cell on each side."""
+    return x[..., 1:-1, 1:-1]
 
 
 def centred(x):
@@ -134,24 +185,23 @@ def centred(x):
     return 4 * x - 2
 
 
-def upscale_unshuffled(x, scale):
-    """Bilinear upscaling, left in PixelUnshuffle layout: edge-padded [N, 3, H+2, W+2] -> [N, 3 scale^2, H, W]."""
-    return F.conv2d(x, bilinear_filter(scale).to(x))
+def from_lr_grid(x, scale):
+    """[..., C scale^2, H, W] -> [..., C, scale H, scale W], by PixelShuffles of 2: what `fold_shuffle` leaves on the LR grid."""
+    for _ in range(scale // 2):
+        x = F.pixel_shuffle(x, 2)
+    return x
 
 
-def skip_filter():
-    """`bilinear_filter(4)` with its phases ordered for two PixelShuffles by 2: [o, 2A+a, 2B+b] -> [o, a, b, A, B]."""
-    return bilinear_filter(4).reshape(3, 2, 2, 2, 2, -1).permute(0, 2, 4, 1, 3, 5).reshape(48, 3, 3, 3)
+def to_lr_grid(x, scale):
+    """The inverse of `from_lr_grid`."""
+    for _ in range(scale // 2):
+        x = F.pixel_unshuffle(x, 2)
+    return x
 
 
-def from_lr_grid(x):
-    """[..., 48, H, W] -> [..., 3, 4H, 4W]."""
-    return F.pixel_shuffle(F.pixel_shuffle(x, 2), 2)
-
-
-def to_lr_grid(x):
-    """[..., 3, 4H, 4W] -> [..., 48, H, W], the inverse of `from_lr_grid`."""
-    return F.pixel_unshuffle(F.pixel_unshuffle(x, 2), 2)
+def upscaled(frames, scale):
+    """The bicubic frame: [N, 3, H, W] -> [N, 3, scale H, scale W]."""
+    return F.pixel_shuffle(F.conv2d(pad_edges(frames, 2), skip_filter(scale).to(frames), groups=3), scale)
 
 
 def fold_copy(weight):
@@ -160,144 +210,115 @@ def fold_copy(weight):
 
 
 def fold_shuffle(weight):
-    """PixelShuffle(2) and a convolution [O, C, 3, 3] on 4H = a convolution [4 O, 4 C, 3, 3] on 2H and PixelShuffle(2): exact.
+    """PixelShuffle(2) and a convolution [O, C, 3, 3] = a convolution [4 O, 4 C, 3, 3] on the coarser grid and PixelShuffle(2).
 
-    The features at full resolution, the largest tensor of all, then never exist.
+    Exact. The features at full resolution, the largest tensor of all, then never exist.
     """
-    outs, channels = weight.shape[:2]
-    folded = weight.new_zeros(outs, 2, 2, channels, 2, 2, 3, 3)
-    for a in range(2):
-        for b in range(2):
-            for dy in range(3):
-                for dx in range(3):
-                    (row, p), (col, q) = divmod(a + dy - 1, 2), divmod(b + dx - 1, 2)
-                    folded[:, a, b, :, p, q, row + 1, col + 1] += weight[:, :, dy, dx]
-    return folded.reshape(4 * outs, 4 * channels, 3, 3)
+    # Tap r of output phase a sees input phase p: the fine convolution's tap 2 (r - 1) + p - a + 1, if there is one.
+    index = torch.arange(3, device=weight.device)
+    phase = index[:2]
+    taps = 2 * index + phase.view(2, 1) - phase.view(2, 1, 1) + 1  # [a, p, r], shifted by the padding
+    folded = F.pad(weight, (2, 2, 2, 2))[:, :, taps][..., taps]
+    return folded.permute(0, 2, 5, 1, 3, 6, 4, 7).reshape(4 * len(weight), 4 * weight.shape[1], 3, 3)
 
 
 class Encoder(nn.Module):
-    """f8 on the x2 frame: [N, 3, H, W] -> latent [N, C, H/4, W/4]. Its first step down, a PixelUnshuffle, comes with the x2."""
+    """f8: LR frame [N, 3, H, W], upscaled x2 for a x4 network -> latent.
+
+    The first halving is a PixelUnshuffle. Before it the x2 frame comes by a convolution; without one, it and the stem are one.
+    """
 
     def __init__(self, size):
         super().__init__()
-        self.stem = conv(12, size.stem, RELU, padding=0)
-        self.down1 = Down(size.stem, size.half)
-        self.blocks1 = blocks(size.half, size.half_blocks)
-        self.down2 = Down(size.half, size.latent)
-        self.blocks2 = blocks(size.latent, 1)
+        if size.scale == 4:
+            self.register_buffer("upscale", bilinear_filter(2), persistent=False)  # moves to the network's device with it
+            self.stem = conv(12, size.stem, RELU, padding=0)
+        else:
+            self.upscale = None
+            self.stem = nn.Conv2d(3, size.stem, 6, stride=2)
+        self.down1 = Down(size.stem, size.latent)
+        self.down2 = Down(size.latent, size.latent)
+        self.block = ResBlock(size.latent)
 
-    def encode(self, unshuffled):
-        """The x2 frame, or any image for the VAE, edges padded by 2, after PixelUnshuffle(2): [N, 12, H+2, W+2]."""
-        x = self.blocks1(self.down1(F.relu(self.stem(centred(unshuffled)))))
-        return self.blocks2(self.down2(x))
+    def seen(self, frames):
+        """The frame as the stem takes it, edges padded."""
+        padded = pad_edges(frames, 2)
+        return padded if self.upscale is None else F.conv2d(padded, self.upscale)
 
-    def forward(self, x):
-        return self.encode(upscale_unshuffled(pad_edges(x, 2), 2))
+    def after_stem(self, x):
+        return self.block(F.relu(self.down2(F.relu(self.down1(F.relu(x))))))
+
+    def forward(self, frames):
+        return self.after_stem(self.stem(centred(self.seen(frames))))
 
 
 class OneStepUNet(nn.Module):
-    """The denoiser, evaluated once: latent, state -> denoised latent, new state, all [N, C, H/4, W/4]. Predicts the residual."""
+    """The denoiser, evaluated once: latent -> denoised latent. Predicts the residual."""
 
     def __init__(self, size):
         super().__init__()
-        self.conv_in = conv(2 * size.latent, size.latent, RELU / 2)  # half, as the next step doubles what is in the state
+        self.conv_in = conv(size.latent, size.latent, RELU)
         self.down = Down(size.latent, size.deep)
-        self.mid = blocks(size.deep, size.deep_blocks)
+        self.mid = ResBlock(size.deep)
         self.up = Up(size.deep, size.latent)
-        self.out = blocks(size.latent, 1)
         self.conv_out = conv(size.latent, size.latent, 0.2)
 
-    def forward(self, latent, state):
-        x = F.relu(self.conv_in(torch.cat([latent, state], 1)))
-        x = self.out(x + self.up(self.mid(self.down(x))))
-        return latent + self.conv_out(x), bounded(x)
+    def forward(self, latent):
+        x = F.relu(self.conv_in(latent))
+        return latent + self.conv_out(F.relu(x + self.up(self.mid(self.down(x)))))
 
 
 class Decoder(nn.Module):
-    """f16, LR-conditioned: denoised latent [N, C, H/4, W/4] and LR frame [N, 3, H, W] -> [N, 3, 4H, 4W].
+    """f16, on the LR frame: denoised latent, LR frame [N, 3, H, W], state -> [N, 3, scale H, scale W], new state.
 
-    As in the paper: conv_in, mid, ups, features of 4C channels, PixelShuffle(2), copy the channels 4 times, conv_out. The
-    two added steps have no parameters, so that conv_out keeps the shape it has in the f8 decoder (`stride=8`, which ends
-    at 2H) and is initialised from it. The bilinear frame is added at the end: the network is a correction to it.
+    As in the paper it ends in features of 4C channels, PixelShuffle(2), a copy of the channels 4 times, conv_out. The bicubic
+    frame is added at the end: the network is a correction of its luma.
     """
 
-    def __init__(self, size, stride=16):
+    def __init__(self, size):
         super().__init__()
-        self.stride = stride
-        self.conv_in = conv(size.latent, size.latent)
-        self.mid = blocks(size.latent, 1)
-        self.up1 = Up(size.latent, size.half)
-        self.blocks1 = blocks(size.half, size.half_blocks)
-        self.up2 = Up(size.half, size.trunk)
-        self.condition = conv(3, size.trunk, padding=0)
-        self.recur = conv(2 * size.trunk, size.trunk, RELU)
-        self.trunk = blocks(size.trunk, size.trunk_blocks)
-        self.up3 = Up(size.trunk, size.wide)
-        self.conv_out = conv(size.wide, 3, 0.02)
+        self.scale, self.state = size.scale, size.state
+        self.condition = conv(3, size.trunk, RELU, padding=0)
+        self.recur = conv(size.state, size.trunk, 0, bias=False)
+        self.gain, self.shift = (Up(size.latent, size.trunk, size.stride) for _ in range(2))
+        with torch.no_grad():
+            for layer in (self.gain, self.shift):
+                layer.weight.normal_(std=0.1 / size.latent**0.5)
+            self.gain.bias.fill_(1)
+        self.trunk = nn.Sequential(*[Plain(size.trunk) for _ in range(size.depth)])
+        self.up = Up(size.trunk, size.wide, size.scale // 2)
+        self.conv_out = conv(size.wide, 1, 0.02)
 
-    def features(self, denoised, frames=None, keep=1.0):
-        """What needs no memory below the LR grid: [N, trunk, H, W]. Without frames it is the plain decoder of a VAE.
+    def trunk_step(self, features, denoised, state):
+        """What lies on the LR grid: features of the frame, denoised latent, state -> [N, trunk, H, W], new state."""
+        x = F.relu((features + self.recur(state)) * self.gain(denoised) + self.shift(denoised))
+        x = x + self.trunk(x)
+        return x, bounded(x[:, : self.state])
 
-        `keep` [N, 1, 1, 1], zeros and ones, drops the condition of some frames in training. They have to come out of the latent
-        alone, which is what keeps the encoder and the UNet from withering beside the easier path.
-        """
-        x = self.up2(self.blocks1(self.up1(self.mid(self.conv_in(denoised)))))
-        return x if frames is None else x + keep * self.condition(pad_edges(centred(frames), 1))
+    def step(self, denoised, frames, state):
+        """`trunk_step` from the frame."""
+        return self.trunk_step(self.condition(pad_edges(centred(frames), 1)), denoised, state)
 
-    def step(self, features, state):
-        """The recurrent part, at the LR grid: features, state -> trunk output, new state."""
-        x = self.trunk(F.relu(self.recur(torch.cat([F.relu(features), state], 1))))
-        return x, bounded(x)
+    def correction(self, x):
+        """The tail as the paper has it: shuffle, copy, conv_out. [N, 1, scale H, scale W]."""
+        return self.conv_out(F.pixel_shuffle(F.relu(self.up(x)), 2).repeat(1, 4, 1, 1))
 
-    def image(self, x, frames=None):
-        """The upsampling tail as the paper has it: PixelShuffle, copy, conv_out; plus the upscaled frame."""
-        x = F.relu(self.up3(x))
-        if self.stride == 16:
-            x = F.pixel_shuffle(x, 2).repeat(1, 4, 1, 1)
-        x = self.conv_out(x)
-        scale = self.stride // 4
-        return x if frames is None else x + F.pixel_shuffle(upscale_unshuffled(pad_edges(frames, 1), scale), scale)
-
-    def image_at_lr(self, x, frames):
-        """`image` left on the LR grid, [N, 48, H, W], for `from_lr_grid`: the same function, and faster to train."""
-        x = F.relu(self.up3.unshuffled(x))
-        weight = fold_shuffle(fold_shuffle(fold_copy(self.conv_out.weight)))
-        bias = self.conv_out.bias.repeat_interleave(16)
-        return F.conv2d(x, weight, bias, padding=1) + F.conv2d(pad_edges(frames, 1), skip_filter().to(x))
+    def correction_at_lr(self, x):
+        """`correction` left on the LR grid, [N, scale^2, H, W], for `from_lr_grid`: the same function, faster to train."""
+        weight = fold_copy(self.conv_out.weight)
+        for _ in range(self.scale // 2):
+            weight = fold_shuffle(weight)
+        bias = self.conv_out.bias.repeat_interleave(self.scale**2)
+        return F.conv2d(F.relu(self.up.unshuffled(x)), weight, bias, padding=1)
 
     def forward(self, denoised, frames, state):
-        x, state = self.step(self.features(denoised, frames), state)
-        return self.image(x, frames), state
+        x, state = self.step(denoised, frames, state)
+        return self.correction(x) + upscaled(frames, self.scale), state
 
 
 def bounded(x):
     """A state that cannot run away, however long the stream."""
     return x.clamp(-16, 16)
-
-
-class VAE(nn.Module):
-    """f8 on any image [N, 3, Y, X], Y and X multiples of 16: stage (a), and both judges of lower-bound-guided training.
-
-    The encoder is the pipeline's, its output the mean; the decoder is the f8 one, without frames and memory.
-    """
-
-    def __init__(self, name="compact-s"):
-        super().__init__()
-        self.size = SIZES[name]
-        self.encoder, self.decoder = Encoder(self.size), Decoder(self.size, stride=8)
-        self.logvar = nn.Conv2d(self.size.latent, self.size.latent, 1)
-        with torch.no_grad():
-            self.logvar.weight.zero_()
-            self.logvar.bias.fill_(-4)
-
-    def encode(self, image):
-        """Mean and log variance of q(z|x), [N, C, Y/8, X/8] each."""
-        mean = self.encoder.encode(F.pixel_unshuffle(pad_edges(image, 2), 2))
-        return mean, self.logvar(mean).clamp(-12, 4)
-
-    def decode(self, z):
-        features = self.decoder.features(z)
-        return 0.5 + self.decoder.image(self.decoder.step(features, torch.zeros_like(features))[0])
 
 
 class FastVSR(nn.Module):
@@ -308,25 +329,20 @@ class FastVSR(nn.Module):
         self.size = SIZES[name]
         self.encoder, self.unet, self.decoder = Encoder(self.size), OneStepUNet(self.size), Decoder(self.size)
 
-    def denoise(self, latent):
-        """[B, T, C, h, w] -> the same, the UNet's state carried from frame to frame from zeros."""
-        state, out = torch.zeros_like(latent[:, 0]), []
-        for frame in latent.unbind(1):
-            denoised, state = self.unet(frame, state)
-            out.append(denoised)
-        return torch.stack(out, 1)
+    def denoise(self, frames):
+        """[N, 3, H, W] -> denoised latent."""
+        return self.unet(self.encoder(frames))
 
-    def decode(self, denoised, frames, at_lr=False, keep=1.0):
-        """[B, T, C, h, w], [B, T, 3, H, W] -> [B, T, 3, 4H, 4W], or [B, T, 48, H, W] in the order of `to_lr_grid`."""
-        shape, flat = frames.shape[:2], frames.flatten(0, 1)
-        features = self.decoder.features(denoised.flatten(0, 1), flat, keep).unflatten(0, shape)
-        state, trunk = torch.zeros_like(features[:, 0]), []
-        for frame in features.unbind(1):
-            x, state = self.decoder.step(frame, state)
+    def correct(self, denoised, frames):
+        """The decoder without its tail and skip: [B, T, C, h, w], [B, T, 3, H, W] -> [B T, trunk, H, W]."""
+        shape = (len(frames), self.size.state, *frames.shape[-2:])
+        state, trunk = frames.new_zeros(shape), []
+        for code, frame in zip(denoised.unbind(1), frames.unbind(1), strict=True):
+            x, state = self.decoder.step(code, frame, state)
             trunk.append(x)
-        tail = self.decoder.image_at_lr if at_lr else self.decoder.image
-        return tail(torch.stack(trunk, 1).flatten(0, 1), flat).unflatten(0, shape)
+        return torch.stack(trunk, 1).flatten(0, 1)
 
-    def forward(self, frames, at_lr=False, keep=1.0):
-        latent = self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        return self.decode(self.denoise(latent), frames, at_lr, keep)
+    def forward(self, frames):
+        shape, flat = frames.shape[:2], frames.flatten(0, 1)
+        trunk = self.correct(self.denoise(flat).unflatten(0, shape), frames)
+        return (self.decoder.correction(trunk) + upscaled(flat, self.size.scale)).unflatten(0, shape)

@@ -149,7 +149,7 @@ def export_graph(module, inputs, outputs, axes, path, half=True, external=False)
     onnx.checker.check_model(path, full_check=True)
 
 
-def write_package(folder, about, geometry, window, stages, half=True, external=False, example=(32, 40)):
+def write_package(folder, about, geometry, window, stages, half=True, external=False, example=(32, 48)):
     """Write a package into `folder`: STAGE.onnx for every stage, and model.toml.
 
     `about`: name, license, description. `geometry`: as in the manifest. `stages`: by kind, in running order. `example`: height

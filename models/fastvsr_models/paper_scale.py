@@ -25,7 +25,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .networks import fold_copy, fold_shuffle, pad_edges, upscale_unshuffled
+from .networks import bilinear_filter, fold_copy, fold_shuffle, pad_edges
 from .package import Stage, to_frames, to_nchw, write_package
 
 # Stable Diffusion 2.1 and SD-Turbo, whose UNet has 866 million parameters.
@@ -92,7 +92,7 @@ class EncoderGraph(nn.Module):
 
     def forward(self, frames):
         x = pad_edges(to_nchw(frames) / 127.5 - 1, 1)
-        x = F.pixel_shuffle(upscale_unshuffled(x, self.upscale), self.upscale)
+        x = F.pixel_shuffle(F.conv2d(x, bilinear_filter(self.upscale)), self.upscale)
         config = self.vae.config
         return (self.vae.encode(x).latent_dist.mode() - (config.shift_factor or 0)) * config.scaling_factor
 

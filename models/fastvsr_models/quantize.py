@@ -13,7 +13,6 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -22,7 +21,7 @@ from .package import sha256
 from .upscalers import Package
 
 STAGES = ("unet", "decoder")
-OPERATORS = ["Conv", "ConvTranspose", "Add", "Relu", "Concat", "DepthToSpace"]
+OPERATORS = ["Conv", "ConvTranspose", "Add", "Mul", "Relu", "Concat", "DepthToSpace"]
 
 
 class Recorder:
@@ -99,9 +98,10 @@ def quantize(package, clips, out):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--package", required=True, help="folder of the package in floating point")
-    parser.add_argument("--cache", required=True, help="made by `python -m fastvsr_models.data`; ranges come from its clips")
+    parser.add_argument(
+        "--cache", required=True, help="made by `python -m fastvsr_models.data --frames 0`; ranges come from its clips"
+    )
     parser.add_argument("--out", required=True, help="folder of the package to write; its name is the package's")
     parser.add_argument("--clips", type=int, default=16, help="clips that ranges are taken from")
     args = parser.parse_args()
-    cache = Clips(args.cache, kinds={"bi": 0.5, "codec": 0.5})
-    quantize(args.package, [np.ascontiguousarray(cache.sample(4, 64)[0]) for _ in range(args.clips)], args.out)
+    quantize(args.package, Clips(args.cache, kinds={"bi": 0.5, "codec": 0.5}).batch(args.clips, 4, 64)[0].numpy(), args.out)

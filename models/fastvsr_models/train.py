@@ -1,14 +1,12 @@
-"""Training, one stage per run: `python -m fastvsr_models.train CONFIG --cache DIR --out DIR`, and see --help.
+"""Training: `python -m fastvsr_models.train CONFIG --cache DIR --out DIR --minutes N`, and see --help.
 
-The stages of the paper, each a config in configs/:
+First single frames (data.frames = 1), which is where fidelity is won, then short clips for the state, by --init. The loss is
+smooth L1 on the luma that the network adds to the bicubic frame. Beside it a small head, dropped at export, has to tell from the
+denoised latent how the source was damaged, so that the latent is such a code.
 
-    vae      (a) the reference f8 VAE, on HR frames and on HR frames of half size
-    denoise  (b) the one-step UNet; encoder frozen, target = the latent of the HR frame at half size
-    decoder  (c) the f16 decoder, from the f8 decoder; encoder and UNet frozen; pixel + perceptual + lower-bound-guided loss
-    joint    (d) everything, end to end
-
-A run writes to its folder: checkpoint.pt (weights, their moving average, optimizer, step), log.csv and a picture at every
-evaluation. Started again with the same folder it goes on from the checkpoint, with the config as it is then.
+The rate falls with the time that is left, so a run may be as long as one has. It writes checkpoint.pt every three minutes
+(weights, their moving average, optimizer), log.csv and a picture at every evaluation; started again with the same folder it goes
+on from the checkpoint. On a GPU all data lies in its memory and a step is one CUDA graph.
 """
 
 import argparse
@@ -21,223 +19,229 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 
-from .data import Clips, crop_to_multiple, list_clips, read_clip
-from .degrade import degrade
-from .lbg import LowerBoundGuidance, free_energy
+from .data import Clips, turned
+from .evaluate import examples, strip, upscale
 from .metrics import psnr_y
-from .networks import VAE, FastVSR, from_lr_grid
-from .variants import Adversary, Variant
+from .networks import SIZES, FastVSR, pad_edges, skip_filter, to_lr_grid
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("config")
 parser.add_argument("--cache", required=True, help="made by `python -m fastvsr_models.data`")
-parser.add_argument("--out", required=True, help="folder of this run")
-parser.add_argument("--init", help="checkpoint of the stage before, to start from")
-parser.add_argument("--reference", help="checkpoint of stage vae: encoder and f8 decoder for denoise, judge for the losses")
-parser.add_argument("--val", help="folder of clips to evaluate on; never trained on")
+parser.add_argument("--out", type=Path, required=True, help="folder of this run")
+parser.add_argument("--minutes", type=float, default=float("inf"), help="of training in all, runs before this one included")
+parser.add_argument("--steps", type=int, default=10**9, help="the same in steps")
+parser.add_argument("--init", help="checkpoint to start from")
+parser.add_argument("--val", default="", help="folders of pictures or clips to evaluate on, comma-separated; never trained on")
+parser.add_argument("--eval-minutes", type=float, default=10)
 parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
 parser.add_argument("--threads", type=int, help="CPU threads")
-parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after this time")
-parser.add_argument("--eval-every", type=int, default=1000, help="steps")
 args = parser.parse_args()
 if args.threads:
     torch.set_num_threads(args.threads)
 config = tomllib.loads(Path(args.config).read_text())
-BT601 = torch.tensor([0.299, 0.587, 0.114])  # RGB -> Y
-stage, data, optim = config["stage"], config["data"], config["optim"]
-loss_weights = {"pixel": 1.0, "temporal": 0.0, "perceptual": 0.0, "lbg": 0.0, "beta": 1e-4, "adversarial": 0.0, "knee": 0.004}
-loss_weights |= config.get("loss", {})
-out = Path(args.out)
-out.mkdir(parents=True, exist_ok=True)
+data, optim = config["data"], config["optim"]
+loss_weights = {"code": 0.0, "temporal": 0.0, "knee": 0.004} | config.get("loss", {})
+device, cuda = args.device, args.device.startswith("cuda")
+torch.backends.cudnn.benchmark = True
+SAVE_MINUTES = 3
+BT601 = torch.tensor([0.299, 0.587, 0.114], device=device)  # RGB -> Y
+checkpoint_path = args.out / "checkpoint.pt"
+args.out.mkdir(parents=True, exist_ok=True)
 
 
 def load(path):
-    return torch.load(path, map_location=args.device, weights_only=True)
+    """A checkpoint, of this network."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+        network = state["network"]
+    except Exception as err:
+        raise SystemExit(f"{path} is no checkpoint of train.py: {err}") from err
+    if network != config["network"]:
+        raise SystemExit(f"{path} is a checkpoint of {network}, {args.config} is for {config['network']}")
+    return state
 
 
-# The network of this stage, and what of it learns.
 torch.manual_seed(0)
-variant = config.get("variant", {})
-if stage == "vae":
-    net = VAE(config["network"])
-else:
-    net = Variant(config["network"], **variant) if variant else FastVSR(config["network"])
-net.to(args.device, memory_format=torch.channels_last)
-reference = None
-if args.reference:
-    reference = VAE(config["network"]).to(args.device, memory_format=torch.channels_last)
-    reference.load_state_dict(load(args.reference)["ema"])
-    reference.eval().requires_grad_(False)
+if config["network"] not in SIZES:
+    raise SystemExit(f"{args.config}: unknown network {config['network']!r}; known: {', '.join(SIZES)}")
+net = FastVSR(config["network"])
+head = nn.Conv2d(net.size.latent, 3, 1)
+learning = nn.ModuleDict({"net": net, "head": head}).to(device, memory_format=torch.channels_last)
+scale = net.size.scale
 if args.init:
     net.load_state_dict(load(args.init)["ema"])
-if stage == "denoise":
-    net.encoder.load_state_dict(reference.encoder.state_dict())
-    net.decoder.load_state_dict(reference.decoder.state_dict())
-learning = {"vae": net, "denoise": getattr(net, "unet", None), "decoder": net.decoder, "joint": net}[stage]
-net.requires_grad_(False)
-learning.requires_grad_(True)
-guidance, guidance_weight = None, loss_weights["lbg"] or loss_weights["adversarial"]
-if loss_weights["lbg"]:
-    guidance = LowerBoundGuidance(reference, loss_weights["beta"], optim["rate"])
-elif loss_weights["adversarial"]:
-    guidance = Adversary(optim["rate"], args.device)
+parameters = list(learning.parameters())
+ema = [p.detach().clone() for p in net.parameters()]
+rate = torch.tensor(optim["rate"], device=device)
+optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0, fused=True, capturable=cuda)
+step, minutes, resumed = 0, 0.0, None
+if checkpoint_path.exists():
+    resumed = load(checkpoint_path)
+    learning.load_state_dict(resumed["learning"])
+    ema = [resumed["ema"][name].clone() for name, _ in net.named_parameters()]
+    step, minutes = resumed["step"], resumed["minutes"]
 
-ema = {k: v.detach().clone() for k, v in net.state_dict().items()}
-optimizer = torch.optim.AdamW(learning.parameters(), lr=optim["rate"], betas=(0.9, 0.99), weight_decay=0)
-step, minutes = 0, 0.0
-resume = out / "checkpoint.pt"
-if resume.exists():
-    state = load(resume)
-    net.load_state_dict(state["net"])
-    optimizer.load_state_dict(state["optimizer"])
-    ema, step, minutes = state["ema"], state["step"], state["minutes"]
-    if guidance:
-        guidance.load_state_dict(state["guidance"])
-clips = Clips(args.cache, seed=step, **{k: data[k] for k in ("kinds", "sharpen", "soft", "still_weight") if k in data})
+clips = Clips(args.cache, seed=step, device=device, **{k: data[k] for k in ("kinds", "soft", "still_weight") if k in data})
+if clips.scale != scale:
+    raise SystemExit(f"{args.cache} is for x{clips.scale}, {config['network']} for x{scale}: make another with --scale {scale}")
+shape, side = (data["batch"], data["frames"], data["crop"], data["crop"], 3), scale * data["crop"]
+low = torch.zeros(shape, dtype=torch.uint8, device=device)
+high = torch.zeros((*shape[:2], side, side, 3), dtype=torch.uint8, device=device)
+turns = torch.zeros(data["batch"], 4, dtype=torch.bool, device=device)
+damages = torch.zeros(data["batch"], 3, device=device)
+bicubic = skip_filter(scale)[: scale**2].to(device)  # of one plane
+keep = torch.zeros((), device=device)  # of the moving average
+total = torch.zeros((), device=device)
 
 
-def to_tensor(clip):
-    """uint8 [..., H, W, C] -> float [..., C, H, W] in 0..1, channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(clip)).to(args.device).movedim(-1, -3).float() / 255
+def luma(clip):
+    """uint8 [B, T, h, w, 3] -> [B T, 1, h, w] in 0..1."""
+    return torch.einsum("btyxc,c->btyx", clip.float() / 255, BT601).flatten(0, 1).unsqueeze(1)
 
 
-def to_target(clip):
-    """uint8 [B, T, 4H, 4W, 3] -> float [B, T, 48, H, W] in the order of `to_lr_grid`, moved as bytes."""
-    b, t, h, w, _ = clip.shape
-    phases = clip.reshape(b, t, h // 4, 2, 2, w // 4, 2, 2, 3).transpose(0, 1, 2, 5, 8, 4, 7, 3, 6)
-    return to_tensor(phases.reshape(b, t, h // 4, w // 4, 48))
+def to_frames(clip):
+    """uint8 [B, T, h, w, 3] -> [B, T, 3, h, w] in 0..1."""
+    return clip.movedim(-1, 2).float() / 255
 
 
-def half_size(frames):
-    """[..., 3, 4H, 4W] -> [..., 3, 2H, 2W]."""
-    return F.avg_pool2d(frames.flatten(0, -4), 2).unflatten(0, frames.shape[:-3])
-
-
-def vae_loss(lr, hr):
-    """(a) Free energy of real frames, whole and at half size: one model serves latents (b) and judges full frames (c)."""
-    frames = to_tensor(hr[:, 0])
-    energies = []
-    for image in (frames, half_size(frames)):
-        noise = torch.randn(len(image), net.size.latent, image.shape[2] // 8, image.shape[3] // 8, device=args.device)
-        with torch.autocast(args.device, torch.bfloat16):
-            energies.append(free_energy(net, image, noise, loss_weights["beta"]))
-    return sum(energies) / 2
-
-
-def denoise_loss(lr, hr):
-    """(b) Squared error of the denoised latent, against the latent of the HR frame at half size."""
-    with torch.autocast(args.device, torch.bfloat16):
-        with torch.no_grad():
-            target = reference.encode(half_size(to_tensor(hr)).flatten(0, 1))[0]
-            latent = net.encoder(to_tensor(lr).flatten(0, 1)).unflatten(0, lr.shape[:2])
-        return F.mse_loss(net.denoise(latent).flatten(0, 1).float(), target.float())
-
-
-def pixel_loss(sr, target):
-    """Smooth L1 on RGB plus the same on luma, where the eye sees more. [B, T, 48, H, W] each, in the order of `to_lr_grid`."""
-    luma = [torch.einsum("c,btcphw->btphw", BT601.to(x), x.unflatten(2, (3, 16))) for x in (sr, target)]
-    return sum(F.smooth_l1_loss(x, y, beta=loss_weights["knee"]) for x, y in ((sr, target), luma))
-
-
-def video_loss(lr, hr):
-    """(c), (d) Pixels on every frame; the perceptual and the lower-bound-guided terms on one frame of each clip."""
-    keep = torch.rand(len(lr), 1, 1, 1, device=args.device) >= data.get("drop_condition", 0)
-    with torch.autocast(args.device, torch.bfloat16):
-        sr = net(to_tensor(lr), at_lr=True, keep=keep.repeat_interleave(lr.shape[1], 0))
-    target = to_target(hr)
-    loss = loss_weights["pixel"] * pixel_loss(sr.float(), target)
+def train_step(dtype):
+    """One step on what lies in the buffers."""
+    lr, hr = turned(low, turns), turned(high, turns)
+    frames = to_frames(lr)
+    with torch.autocast(args.device.split(":")[0], torch.bfloat16, enabled=dtype == torch.bfloat16):
+        denoised = net.denoise(frames.flatten(0, 1))
+        trunk = net.correct(denoised.unflatten(0, shape[:2]), frames)
+        result = net.decoder.correction_at_lr(trunk)
+        told = head(denoised.mean((2, 3), keepdim=True)).flatten(1)
+    target = to_lr_grid(luma(hr) - F.pixel_shuffle(F.conv2d(pad_edges(luma(lr), 2), bicubic), scale), scale)
+    loss = F.smooth_l1_loss(result.float(), target, beta=loss_weights["knee"])
     if loss_weights["temporal"]:
-        loss = loss + loss_weights["temporal"] * pixel_loss(sr.float().diff(dim=1), target.diff(dim=1))
-    if loss_weights["perceptual"] or guidance:
-        t = int(torch.randint(sr.shape[1], ()))
-        fake, real = from_lr_grid(sr[:, t].float()), from_lr_grid(target[:, t])
-        with torch.autocast(args.device, torch.bfloat16):
-            if loss_weights["perceptual"]:
-                difference = reference.encode(fake)[0] - reference.encode(real)[0]
-                loss = loss + loss_weights["perceptual"] * difference.float().abs().mean()
-            if guidance:
-                loss = loss + guidance_weight * guidance.loss(fake).float()
-                guidance.track(fake, real)
-    return loss
+        change = (result.float() - target).unflatten(0, shape[:2]).diff(dim=1)
+        loss = loss + loss_weights["temporal"] * F.smooth_l1_loss(change, torch.zeros_like(change), beta=loss_weights["knee"])
+    total.add_(loss.detach())
+    if loss_weights["code"]:
+        loss = loss + loss_weights["code"] * F.mse_loss(told.float(), damages.repeat_interleave(shape[1], 0))
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+    with torch.no_grad():
+        change = torch._foreach_sub([p.detach() for p in net.parameters()], ema)
+        torch._foreach_mul_(change, 1 - keep)  # a tensor: it changes from step to step, a CUDA graph does not
+        torch._foreach_add_(ema, change)
 
 
-def rate(step):
-    """Warm-up, plateau, linear decay over the last `decay` steps."""
-    fall = (optim["steps"] - step) / optim["decay"]
-    return optim["rate"] * min(1, (step + 1) / optim["warmup"], max(fall, 0.01))
+def faster_dtype():
+    """float32, or bfloat16 where that is clearly faster: on a CPU without bfloat16 units it is ten times slower."""
+    times = {}
+    rate.zero_()
+    keep.fill_(1)
+    clock = time.perf_counter if cuda else time.process_time
+    for dtype in 3 * [torch.float32, torch.bfloat16]:
+        start = clock()
+        train_step(dtype)
+        if cuda:
+            torch.cuda.synchronize()
+        times[dtype] = min(times.get(dtype, float("inf")), clock() - start)
+    return torch.bfloat16 if times[torch.bfloat16] < 0.8 * times[torch.float32] else torch.float32
+
+
+def captured(dtype):
+    """`train_step` as a CUDA graph."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        train_step(dtype)
+    return graph.replay
+
+
+def prepared():
+    """A function that makes one step, and the optimizer's state as if none had been made yet."""
+    clips.fill(low, high, turns, damages)
+    dtype = faster_dtype()
+    run = captured(dtype) if cuda else lambda: train_step(dtype)
+    # Graphs hold the addresses of the optimizer's tensors, so these are set, not replaced.
+    for index, parameter in enumerate(parameters):
+        for name, value in optimizer.state[parameter].items():
+            value.copy_(resumed["optimizer"]["state"][index][name]) if resumed else value.zero_()
+    total.zero_()
+    print(f"{config['network']} in {dtype}, {len(clips.entries)} clips and stills, from step {step}", flush=True)
+    return run
+
+
+def averaged():
+    """The state of the network with averaged weights."""
+    return {name: value.clone() for (name, _), value in zip(net.named_parameters(), ema, strict=True)}
 
 
 def save():
-    state = {"net": net.state_dict(), "ema": ema, "optimizer": optimizer.state_dict(), "step": step, "minutes": minutes}
-    if guidance:
-        state["guidance"] = guidance.state_dict()
-    torch.save(state | {"network": config["network"], "variant": variant, "stage": stage}, out / "checkpoint.tmp")
-    (out / "checkpoint.tmp").rename(resume)
+    state = {"learning": learning.state_dict(), "ema": averaged(), "optimizer": optimizer.state_dict()}
+    part = checkpoint_path.with_suffix(".tmp")
+    try:
+        torch.save(state | {"step": step, "minutes": minutes, "network": config["network"]}, part)
+        part.rename(checkpoint_path)
+    except (OSError, RuntimeError) as err:  # torch has errors of its own for a full disk
+        part.unlink(missing_ok=True)
+        raise SystemExit(f"cannot write {checkpoint_path}: {err}. The one before is kept; make room and start again") from err
 
 
-# The eight-frame centre crops that every evaluation of the run sees, clean and compressed.
-val = []
-for path in list_clips(args.val) if args.val else []:
-    hr = crop_to_multiple(read_clip(path), 32)
-    for recipe in ("bi", "bi+crf28"):
-        lr = degrade(hr, recipe)
-        y, x = (lr.shape[1] - 96) // 2, (lr.shape[2] - 160) // 2
-        val.append((recipe, lr[:8, y : y + 96, x : x + 160], hr[:8, 4 * y : 4 * (y + 96), 4 * x : 4 * (x + 160)]))
-
-
-def result(lr, hr):
-    """What this stage shows: the reconstruction of HR (a), else the upscaled clip; uint8 [T, 4H, 4W, 3]."""
-    with torch.no_grad(), torch.autocast(args.device, torch.bfloat16):
-        image = net.decode(net.encode(to_tensor(hr))[0]) if stage == "vae" else net(to_tensor(lr[None]))[0]
-    return (image.float().movedim(-3, -1).clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
+val = examples(filter(None, args.val.split(",")), scale, data["frames"])
 
 
 def evaluate():
-    """Mean Y-PSNR of the averaged weights per recipe, and a picture: LR, result, HR."""
+    """Mean Y-PSNR of the averaged weights by folder or recipe, and a picture: LR, result, HR."""
     trained = {k: v.clone() for k, v in net.state_dict().items()}
-    net.load_state_dict(ema)
+    net.load_state_dict(averaged())
     scores, strips = {}, []
-    for recipe, lr, hr in val:
-        sr = result(lr, hr)
-        scores.setdefault(recipe, []).append(psnr_y(sr, hr))
-        strips.append(np.concatenate([lr[-1].repeat(4, 0).repeat(4, 1), sr[-1], hr[-1]], 1)[96:288])
+    for name, lr, hr in val:
+        sr = upscale(net, lr)[-1:]
+        scores.setdefault(name, []).append(psnr_y(sr, hr, scale))
+        if hr.shape[1] >= 192 and hr.shape[2] >= 256:
+            strips.append(strip(lr, [sr], hr))
     net.load_state_dict(trained)
     if strips:
-        Image.fromarray(np.concatenate(strips)).save(out / f"val-{step:06d}.jpg", quality=90)
+        Image.fromarray(np.concatenate(strips)).save(args.out / "val.png")
     return {k: round(float(np.mean(v)), 3) for k, v in scores.items()}
 
 
-stage_loss = {"vae": vae_loss, "denoise": denoise_loss, "decoder": video_loss, "joint": video_loss}[stage]
-columns = ["step", "minutes", "rate", "loss", "bi", "bi+crf28"]
-log_path = out / "log.csv"
-if not log_path.exists():
-    log_path.write_text(",".join(columns) + "\n")
-started, losses = time.time() - 60 * minutes, []
-stop = minutes + args.minutes
-while step < optim["steps"] and minutes < stop:
-    for group in optimizer.param_groups:
-        group["lr"] = rate(step)
-    loss = stage_loss(*clips.batch(data["batch"], data["frames"], data["crop"]))
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
-    optimizer.step()
-    step += 1
-    with torch.no_grad():
-        keep = min(optim["ema"], step / (step + 10))
-        for name, value in net.state_dict().items():
-            ema[name].lerp_(value, 1 - keep)
-    losses.append(loss.item())
-    minutes = (time.time() - started) / 60
-    if step % 100 == 0:
-        print(f"step {step} loss {np.mean(losses[-100:]):.5f} {minutes:.1f} min", flush=True)
-    if step % args.eval_every == 0 or step == optim["steps"]:
+def log(scores, loss):
+    path, row = (
+        args.out / "log.csv",
+        {"step": step, "minutes": round(minutes, 2), "rate": round(float(rate), 7), "loss": loss} | scores,
+    )
+    new = not path.exists()
+    with path.open("a") as file:
+        writer = csv.DictWriter(file, list(row))
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(row, flush=True)
+
+
+run = prepared()
+clock, saved, shown, since = time.time(), minutes, minutes, 0
+while step < args.steps and minutes < args.minutes:
+    left = 1 - max(minutes / args.minutes, step / args.steps)
+    rate.fill_(optim["rate"] * min(1, (step + 1) / optim["warmup"], max(left / optim["decay"], 0.01)))
+    keep.fill_(min(optim["ema"], (step + 1) / (step + 10)))
+    clips.fill(low, high, turns, damages)
+    run()
+    step, since = step + 1, since + 1
+    if cuda and step % 8 == 0:
+        torch.cuda.synchronize()  # so that the clock is the device's
+    minutes, clock = minutes + (time.time() - clock) / 60, time.time()
+    done = step >= args.steps or minutes >= args.minutes
+    if done or minutes - saved > SAVE_MINUTES:
+        loss = total.item() / since
+        if not np.isfinite(loss):
+            raise SystemExit(
+                f"the loss is {loss} at step {step}; {checkpoint_path} is kept as it was: lower optim.rate, start again"
+            )
         save()
-        row = {"step": step, "minutes": round(minutes, 2), "rate": rate(step), "loss": round(float(np.mean(losses)), 6)}
-        row |= evaluate()
-        with log_path.open("a") as file:
-            csv.DictWriter(file, columns).writerow(row)
-        print(row, flush=True)
-        losses = []
-save()
+        saved = minutes
+        if done or minutes - shown > args.eval_minutes:
+            log(evaluate(), round(loss, 6))
+            total.zero_()
+            shown, since = minutes, 0
+        clock = time.time()

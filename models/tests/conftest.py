@@ -26,7 +26,9 @@ def random_network(name, seed=0):
     for key, value in net.named_parameters():
         if key.endswith("bias"):
             value.normal_(0, 0.05)
-    net.decoder.conv_out.weight.mul_(5)
+    for layer in (net.decoder.gain, net.decoder.shift, net.decoder.conv_out):
+        layer.weight.mul_(5)
+    net.decoder.recur.weight.normal_(0, 0.03)
     return net
 
 

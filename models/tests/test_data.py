@@ -2,48 +2,81 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from conftest import make_clip
 from PIL import Image
 
-from fastvsr_models.data import Clips, build_cache, crop_to_multiple, pan, read_clip, sharpened, source_of
+from fastvsr_models.data import Clips, build_cache, crop_to_multiple, pan, read_clip, source_of, turned
 from fastvsr_models.degrade import degrade, resize_bicubic
 from fastvsr_models.metrics import write_y4m
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clips")
     (folder / "stills").mkdir()
     for name, seed in (("beach-0", 1), ("beach-1", 2), ("city", 3)):
         write_y4m(make_clip(8, 160, 192, seed), folder / f"{name}.y4m")
     Image.fromarray(make_clip(1, 420, 540)[0]).save(folder / "stills" / "photo.jpg", quality=95)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(folder):
     build_cache(folder, folder / "cache")
     return folder / "cache"
 
 
-def test_cache_holds_aligned_pairs(cache):
-    for entry in json.loads((cache / "index.json").read_text()):
-        hr = np.load(cache / f"{entry['name']}.hr.npy")
-        for file in [file for files in entry["kinds"].values() for file in files]:
-            lr = np.load(cache / file)
-            assert lr.shape == (len(hr), hr.shape[1] // 4, hr.shape[2] // 4, 3)
-            assert np.abs(lr.astype(float) - degrade(hr, "bi")).mean() < 30
+@pytest.mark.parametrize(("frames", "scale"), [(0, 4), (3, 4), (3, 2)])
+def test_cache_holds_aligned_pairs(folder, tmp_path, frames, scale):
+    build_cache(folder, tmp_path, frames, scale, ("bi", "codec"))
+    for entry in json.loads((tmp_path / "index.json").read_text()):
+        hr = np.load(tmp_path / f"{entry['name']}.hr.npy")
+        assert len(hr) == ({0: 16, 3: 1} if entry["still"] else {0: 8, 3: 3})[frames]
+        for version in [version for versions in entry["kinds"].values() for version in versions]:
+            lr = np.load(tmp_path / version["file"])
+            assert lr.shape == (len(hr), hr.shape[1] // scale, hr.shape[2] // scale, 3)
+            assert np.abs(lr.astype(float) - degrade(hr, "bi", scale=scale)).mean() < 30
+
+
+def test_cache_takes_up_kinds_later(folder, tmp_path):
+    build_cache(folder, tmp_path, 3, kinds=("bi",))
+    before = (tmp_path / "city.hr.npy").stat().st_mtime_ns
+    build_cache(folder, tmp_path, 3, kinds=("bi", "harsh"))
+    index = json.loads((tmp_path / "index.json").read_text())
+    assert [set(entry["kinds"]) for entry in index] == [{"bi", "harsh"}] * 4
+    assert (tmp_path / "city.hr.npy").stat().st_mtime_ns == before
+    assert any(sum(version["damage"]) > 0.5 for entry in index for version in entry["kinds"]["harsh"])
 
 
 def test_crops_of_a_pair_show_the_same_place(cache):
-    clips = Clips(cache, {"bi": 1.0}, seed=5)
-    for _ in range(10):
-        lr, hr = clips.sample(frames=4, crop=16)
-        assert lr.shape == (4, 16, 16, 3)
-        assert hr.shape == (4, 64, 64, 3)
-        inner = np.abs(resize_bicubic(hr, 16, 16).astype(float) - lr)[:, 3:-3, 3:-3]
+    lr, hr, turns, damages = Clips(cache, {"bi": 1.0}, seed=5).batch(10, 4, 16)
+    assert not damages.any()
+    for low, high in zip(turned(lr, turns).numpy(), turned(hr, turns).numpy(), strict=True):
+        inner = np.abs(resize_bicubic(high, 16, 16).astype(float) - low)[:, 3:-3, 3:-3]
         assert inner.mean() < 2
+
+
+def test_turns_are_the_samples_own():
+    clip = torch.arange(2 * 2 * 3 * 3 * 1).view(2, 2, 3, 3, 1)
+    turns = torch.tensor([[True, False, False, True], [False, True, True, False]])
+    one, other = turned(clip, turns)
+    assert torch.equal(one, clip[0].flip(0).transpose(1, 2))
+    assert torch.equal(other, clip[1].flip(1, 2))
 
 
 def test_batches_follow_the_seed(cache):
     one, two, other = (Clips(cache, {"bi": 0.5, "codec": 0.5}, seed=s).batch(2, 4, 16) for s in (1, 1, 2))
-    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
-    assert not np.array_equal(one[0], other[0])
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert not torch.equal(one[0], other[0])
+
+
+def test_missing_cache_or_kind_is_an_error_in_words(folder, tmp_path):
+    with pytest.raises(SystemExit, match="no cache in"):
+        Clips(tmp_path / "none", {"bi": 1.0})
+    build_cache(folder, tmp_path, 1, kinds=("bi",))
+    with pytest.raises(SystemExit, match="has all the kinds bi, harsh"):
+        Clips(tmp_path, {"bi": 0.5, "harsh": 0.5})
 
 
 def test_sources_not_files_are_weighted(cache):
@@ -70,16 +103,6 @@ def test_pan_fits_images_barely_larger_than_the_window():
     image = np.zeros((386, 513, 3), np.uint8)
     for seed in range(20):
         assert pan(image, np.random.default_rng(seed)).shape == (16, 384, 512, 3)
-
-
-def test_sharpening_steepens_edges_and_leaves_flats():
-    clip = np.full((2, 32, 32, 3), 100, np.uint8)
-    clip[:, :, 16:] = 150
-    sharp = sharpened(clip, 0.5)
-    assert (sharp[:, :, :8] == 100).all()
-    assert (sharp[:, :, 24:] == 150).all()
-    assert (sharp[:, :, 15] < 95).all()
-    assert (sharp[:, :, 16] > 155).all()
 
 
 def test_reading_and_cropping(tmp_path):

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastvsr_models.degrade import degrade, from_yuv420, random_recipe, resize_bicubic, resize_matrix, to_yuv420
+from fastvsr_models.degrade import (
+    damage,
+    degrade,
+    from_yuv420,
+    harsh_recipe,
+    random_recipe,
+    resize_bicubic,
+    resize_matrix,
+    to_yuv420,
+)
 
 
 def test_bicubic_is_the_literatures(clip):
@@ -33,7 +42,20 @@ def test_yuv_round_trip_is_unbiased(clip):
     assert np.abs(error).mean() < 2
 
 
-@pytest.mark.parametrize("recipe", ["bi", "bd", "area", "bi+crf28", "bi+h265-30", "blur1.2x0.6@30+bi+noise4+jpeg60"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "bi",
+        "bd",
+        "area",
+        "bi+crf28",
+        "bi+h265-30",
+        "bi+vp9-50",
+        "bi+av1-55",
+        "blur1.2x0.6@30+bi+noise4+jpeg60",
+        "size150+h264-28+bi+vp9-40",
+    ],
+)
 def test_deterministic_shape_and_loss(clip, recipe):
     first, second = degrade(clip, recipe, seed=3), degrade(clip, recipe, seed=3)
     assert first.shape == (6, 24, 32, 3)
@@ -54,12 +76,25 @@ def test_noise_follows_the_seed(clip):
     assert not np.array_equal(degrade(clip, "bi+noise4", 1), degrade(clip, "bi+noise4", 2))
 
 
-def test_random_recipes_are_valid_and_reproducible(clip):
-    recipes = [random_recipe(np.random.default_rng(s)) for s in range(12)]
-    assert recipes == [random_recipe(np.random.default_rng(s)) for s in range(12)]
+@pytest.mark.parametrize("make", [random_recipe, harsh_recipe])
+def test_random_recipes_are_valid_and_reproducible(clip, make):
+    recipes = [make(np.random.default_rng(s)) for s in range(12)]
+    assert recipes == [make(np.random.default_rng(s)) for s in range(12)]
     assert len(set(recipes)) > 8
     for recipe in recipes[:4]:
         assert degrade(clip[:3], recipe).shape == (3, 24, 32, 3)
+
+
+def test_damage_is_told_from_the_recipe():
+    assert damage("bi") == (0, 0, 0)
+    blur, noise, codec = damage("blur1.5x1@30+size150+noise4+h264-18+bi+vp9-56")
+    assert (blur, noise, codec) == (0.5, 0.5, 1)
+    assert damage("bi+crf28") == damage("bi+h264-28") == (0, 0, 0.5)
+
+
+def test_a_recipe_has_to_end_at_the_final_size(clip):
+    with pytest.raises(ValueError, match="add a step `bi`"):
+        degrade(clip, "size150+noise4")
 
 
 def test_unknown_step_is_an_error(clip):

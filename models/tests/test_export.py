@@ -36,11 +36,11 @@ def draw_clip(frames=8, height=192, width=256):
 
 def whole_clip(net, frames):
     """The PyTorch forward of a uint8 clip [T, H, W, 3], padded as the element pads, before rounding, in 8-bit levels."""
-    height, width = frames.shape[1:3]
-    padded = np.pad(frames, ((0, 0), (0, -height % 8), (0, -width % 8), (0, 0)), "edge")
+    (height, width), multiple, scale = frames.shape[1:3], 2 * net.size.stride, net.size.scale
+    padded = np.pad(frames, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)), "edge")
     with torch.no_grad():
         out = net(torch.from_numpy(padded).permute(0, 3, 1, 2)[None].float() / 255)[0]
-    return out.permute(0, 2, 3, 1).numpy()[:, : 4 * height, : 4 * width] * 255
+    return out.permute(0, 2, 3, 1).numpy()[:, : scale * height, : scale * width] * 255
 
 
 def assert_same_picture(result, levels):
@@ -62,19 +62,17 @@ def test_any_size_through_padding(exact, clip, height, width):
     net, folder = exact
     lr = clip[:2, :height, :width]
     result = Package(folder)(lr)
-    assert result.shape == (2, 4 * height, 4 * width, 3)
+    assert result.shape == (2, net.size.scale * height, net.size.scale * width, 3)
     assert_same_picture(result, whole_clip(net, lr))
 
 
 def test_stages_agree_within_a_thousandth(exact):
     net, folder = exact
-    latent, state = torch.rand(1, 64, 6, 8), torch.rand(1, 6, 8, 64)
+    latent = torch.rand(1, net.size.latent, 6, 8)
     session = onnxruntime.InferenceSession(folder / "unet.onnx", providers=["CPUExecutionProvider"])
-    results = session.run(["denoised", "unet_state_out"], {"latent": latent.numpy(), "unet_state": state.numpy()})
+    result = session.run(["denoised"], {"latent": latent.numpy()})[0]
     with torch.no_grad():
-        denoised, state = net.unet(latent, state.permute(0, 3, 1, 2))
-        for result, expected in zip(results, (denoised, state.permute(0, 2, 3, 1)), strict=True):
-            np.testing.assert_allclose(result, expected.numpy(), atol=1e-3)
+        np.testing.assert_allclose(result, net.unet(latent).numpy(), atol=1e-3)
 
 
 def test_half_precision_storage_moves_no_pixel_by_more_than_a_level(exported, clip):
@@ -89,23 +87,25 @@ def test_manifest_describes_the_graphs(exported):
     assert manifest["format"] == 1
     memory = manifest["geometry"].pop("memory")
     assert memory >= 0
-    assert manifest["geometry"] == {"scale": 4, "encoder-stride": 8, "decoder-stride": 16, "multiple": 8}
+    size = net.size
+    strides = {"encoder-stride": 8, "decoder-stride": 16, "multiple": 2 * size.stride}
+    assert manifest["geometry"] == {"scale": size.scale} | strides
     for stage in manifest["stages"].values():
-        assert stage["halo"] % 8 == 0
+        assert stage["halo"] % (2 * size.stride) == 0
         assert 8 <= stage["halo"] <= 64
         assert hashlib.sha256((folder / stage["file"]).read_bytes()).hexdigest() == stage["sha256"]
         graph = onnx.load(folder / stage["file"]).graph
         shapes = {v.name: v.type.tensor_type.shape.dim for v in [*graph.input, *graph.output]}
         for state in stage.get("state", []):
             assert shapes[state["input"]][3].dim_value == shapes[state["output"]][3].dim_value == state["channels"]
-    assert manifest["stages"]["decoder"]["state"][0]["channels"] == net.size.trunk
+    assert manifest["stages"]["decoder"]["state"][0]["channels"] == size.state
 
 
-@pytest.mark.parametrize(("name", "unet", "decoder"), [("compact-s", 40, 24), ("compact-m", 56, 32)])
-def test_halos_are_those_of_the_layers_whatever_the_weights(name, unet, decoder):
+@pytest.mark.parametrize(("name", "encoder", "unet"), [("compact-s", 16, 32), ("compact-x2", 32, 64)])
+def test_halos_are_those_of_the_layers_whatever_the_weights(name, encoder, unet):
     net = random_network(name)
-    net.unet.mid[0].conv1.bias.data.fill_(-100)
-    assert halos(net) == {"encoder": 24, "unet": unet, "decoder": decoder}
+    net.unet.mid.conv1.bias.data.fill_(-100)
+    assert halos(net) == {"encoder": encoder, "unet": unet, "decoder": 16}
 
 
 def test_graphs_load_in_old_runtimes_and_are_clean(exported):
@@ -121,12 +121,13 @@ def test_graphs_load_in_old_runtimes_and_are_clean(exported):
             "Add",
             "Cast",
             "Clip",
-            "Concat",
             "Conv",
             "ConvTranspose",
             "DepthToSpace",
+            "Mul",
             "Pad",
             "Relu",
+            "Slice",
             "Transpose",
         }
 

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 from conftest import make_clip
+from PIL import Image
 
 from fastvsr_models.degrade import degrade
-from fastvsr_models.metrics import measure, psnr_y, ssim_y, temporal
+from fastvsr_models.evaluate import read_folder, table
+from fastvsr_models.metrics import measure, psnr_chroma, psnr_y, ssim_y, temporal
 from fastvsr_models.upscalers import bicubic, lanczos
 
 
@@ -20,6 +22,24 @@ def test_border_is_left_out():
     framed = clip.copy()
     framed[:, :4] = framed[:, :, -4:] = 0
     assert psnr_y(framed, clip) > 90
+
+
+def test_chroma_psnr_sees_colour_alone():
+    clip = np.full((1, 32, 32, 3), 100, np.uint8)
+    assert min(psnr_chroma(clip + np.uint8(10), clip)) > 90
+    bluer = clip + np.uint8([0, 0, 10])
+    # 10 levels of blue are 10 * 112/255 levels of Cb and 10 * 18.214/255 of Cr.
+    expected = [20 * np.log10(255 / (10 * weight / 255)) for weight in (112, 18.214)]
+    assert psnr_chroma(bluer, clip) == pytest.approx(expected, abs=1e-3)
+
+
+def test_pictures_are_measured_as_clips_of_one_frame(tmp_path):
+    Image.fromarray(make_clip(1, 99, 130)[0]).save(tmp_path / "picture.png")
+    ((name, hr),) = read_folder(tmp_path, 4)
+    assert (name, hr.shape) == ("picture", (1, 96, 128, 3))
+    row = measure(bicubic(degrade(hr, "bi")), hr)
+    assert "tof" not in row
+    assert table({"bi": {"bicubic": {name: row}}}).splitlines()[-2].endswith("|  |  |  |")
 
 
 def test_all_measures_order_good_and_bad():
