@@ -183,14 +183,15 @@ impl Device {
             if nvidia::lacks_cudnn(&missing) {
                 return Err(self.provider.refuse(advice));
             }
-            unwinder::reconcile_provider(&runtime.library, Provider::Cuda.name());
-            unwinder::reconcile_provider(&runtime.library, self.provider.name());
+            for provider in [Provider::Cuda, self.provider] {
+                unwinder::reconcile_provider(&runtime.environment, &runtime.library, provider.name());
+            }
             // What is missing may be another version's name: only the provider knows whether it lacks it.
             self.builder(&runtime.environment, None)
                 .map_err(|err| self.provider.refuse(format!("{err}; {advice}").trim_end_matches("; ")))?;
             files.extend(loaded);
         } else if self.provider == Provider::OpenVino {
-            unwinder::reconcile_provider(&runtime.library, self.provider.name());
+            unwinder::reconcile_provider(&runtime.environment, &runtime.library, self.provider.name());
         }
         Ok(files)
     }

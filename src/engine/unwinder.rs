@@ -12,6 +12,7 @@ use std::{
 };
 
 use libloading::os::unix::{Library, RTLD_LAZY, RTLD_NOW};
+use ort::environment::Environment;
 
 use crate::folders;
 
@@ -30,10 +31,15 @@ pub(super) fn reconcile_runtime(runtime: &Path) {
     reconcile(runtime.parent().into_iter().flat_map(openvino).chain([runtime.into()]));
 }
 
-/// The same for the library of an execution provider, which ONNX Runtime loads when the provider is wanted.
-pub(super) fn reconcile_provider(runtime: &Path, provider: &str) {
-    let names = ["shared", provider].map(|name| format!("libonnxruntime_providers_{name}.so"));
-    reconcile(runtime.parent().into_iter().flat_map(|folder| names.each_ref().map(|name| folder.join(name))));
+/// The same for the library of an execution provider, which ONNX Runtime loads from its own folder when the provider is wanted.
+pub(super) fn reconcile_provider(environment: &Environment, runtime: &Path, provider: &str) {
+    if torn() {
+        // It cannot be loaded before `libonnxruntime_providers_shared.so`, by which it finds ONNX Runtime, and which only ONNX
+        // Runtime can set up. It does so before it loads any library of a provider, also before one that does not exist.
+        let _ = environment.register_ep_library("none", "/nowhere/libonnxruntime_providers_none.so");
+    }
+    let name = format!("libonnxruntime_providers_{provider}.so");
+    reconcile(runtime.parent().into_iter().map(|folder| folder.join(&name)));
 }
 
 fn reconcile(files: impl Iterator<Item = PathBuf>) {
