@@ -53,8 +53,10 @@ pub(crate) enum Deinterlace {
 #[derive(Debug)]
 pub(crate) struct Clip {
     pub(crate) path: PathBuf,
-    /// When it begins, in the times of its streams.
+    /// When it begins, in the times of its streams: in a recording with its first picture.
     pub(crate) zero: gst::ClockTime,
+    /// The time in its streams at which they are to be played from.
+    pub(crate) origin: gst::ClockTime,
     /// Of the film, from [`Clip::zero`] on.
     pub(crate) duration: Option<gst::ClockTime>,
     pub(crate) interlaced: bool,
@@ -90,6 +92,7 @@ impl Clip {
         let mut clip = Self {
             path: path.canonicalize()?,
             zero: gst::ClockTime::ZERO,
+            origin: gst::ClockTime::ZERO,
             duration: None,
             interlaced: false,
             deinterlace,
@@ -111,20 +114,23 @@ impl Clip {
     fn look(&mut self, playback: &Playback) -> Result<()> {
         let streams = self.streams(playback)?;
         let sinks: Vec<_> = streams.iter().map(|stream| stream.pad()).collect();
+        let recorded = streams.iter().any(Stream::is_recorded);
         let video = self.connect(playback, streams)?;
         let first = playback.element("first").static_pad("sink").expect("a fakesink has a sink pad");
-        let arrived = Arc::new(AtomicBool::new(false));
+        let arrived = Arc::new(Mutex::new(None));
         first.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, {
             let arrived = Arc::clone(&arrived);
-            move |_, info| {
+            move |pad, info| {
                 let end = info.event().is_some_and(|event| event.type_() == gst::EventType::Eos);
+                let time = info.buffer().and_then(|buffer| stream_time(pad, buffer.pts()));
                 if end || info.buffer().is_some() {
-                    arrived.store(true, Ordering::SeqCst);
+                    arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(time);
                 }
                 gst::PadProbeReturn::Ok
             }
         });
-        playback.wait("it gives no frame", || arrived.load(Ordering::SeqCst))?;
+        let arrived = || *arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        playback.wait("it gives no frame", || arrived().is_some())?;
         let caps = first.current_caps().context("no frame in it can be decoded")?;
         self.video = VideoInfo::from_caps(&caps)?;
         let decoded = playback.element("frames").static_pad("src").and_then(|pad| pad.current_caps());
@@ -133,8 +139,10 @@ impl Clip {
             .is_some_and(|info| info.interlace_mode() != gst_video::VideoInterlaceMode::Progressive);
         let segment = sinks[video].sticky_event::<gst::event::Segment>(0).context("the video has no times")?;
         if let Some(segment) = segment.segment().downcast_ref::<gst::ClockTime>() {
-            let zero = segment.time().unwrap_or_default();
-            self.zero = zero.saturating_sub(segment.base().unwrap_or_default());
+            let time = segment.time().unwrap_or_default();
+            self.origin = time.saturating_sub(segment.base().unwrap_or_default());
+            let first = arrived().flatten().filter(|_| recorded).and_then(|time| time.try_into().ok());
+            self.zero = first.map_or(self.origin, gst::ClockTime::from_nseconds);
         }
         self.duration = playback.0.query_duration::<gst::ClockTime>().filter(|time| !time.is_zero());
         self.chapters = sinks[video].sticky_event::<gst::event::Toc>(0).map(|event| event.toc().0.to_owned());
@@ -238,10 +246,9 @@ impl Clip {
         };
         let deinterlace = playback.element("deinterlace");
         choose_fields(&deinterlace, self.deinterlace == Deinterlace::Field);
-        deinterlace
-            .set_property_from_str("mode", if self.deinterlace == Deinterlace::Off { "disabled" } else { "auto" });
         let frames = playback.element("frames").static_pad("sink").expect("a queue has a sink pad");
-        frames.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, mend_events);
+        let woven = self.deinterlace == Deinterlace::Off;
+        frames.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| mend_events(info, woven));
         playback.element("decode").connect_pad_added(move |decode, pad| {
             if let Err(err) = pad.link(&frames) {
                 let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
@@ -334,8 +341,8 @@ fn choose_fields(deinterlace: &gst::Element, both: bool) {
 ///
 /// A film that does not tell its colour matrix gets the one that players assume by its size: they would assume another
 /// for the larger one, and GStreamer would forget that its range is full. And times may go on behind a segment's end,
-/// where they were mended.
-fn mend_events(_: &gst::Pad, info: &mut gst::PadProbeInfo) -> gst::PadProbeReturn {
+/// where they were mended. `woven` lets both fields pass as one frame.
+fn mend_events(info: &mut gst::PadProbeInfo, woven: bool) -> gst::PadProbeReturn {
     let Some(gst::PadProbeData::Event(event)) = &mut info.data else { return gst::PadProbeReturn::Ok };
     match event.view() {
         gst::EventView::Caps(caps) => {
@@ -343,15 +350,18 @@ fn mend_events(_: &gst::Pad, info: &mut gst::PadProbeInfo) -> gst::PadProbeRetur
             let colours =
                 format.and_then(|format| format.get::<String>("colorimetry").ok()?.parse::<VideoColorimetry>().ok());
             let video = VideoInfo::from_caps(caps.caps()).ok().filter(|video| video.is_yuv());
+            let mut caps = caps.caps_owned();
+            if woven {
+                caps.make_mut().set("interlace-mode", "progressive");
+            }
             if let Some((old, video)) = colours.zip(video)
                 && old.matrix() == VideoColorMatrix::Unknown
             {
                 let matrix = if video.height() > 576 { VideoColorMatrix::Bt709 } else { VideoColorMatrix::Bt601 };
                 let told = VideoColorimetry::new(old.range(), matrix, old.transfer(), old.primaries());
-                let mut caps = caps.caps_owned();
                 caps.make_mut().set("colorimetry", told.to_string());
-                *event = gst::event::Caps::new(&caps);
             }
+            *event = gst::event::Caps::new(&caps);
         }
         gst::EventView::Segment(segment) => {
             if let Some(segment) = segment.segment().downcast_ref::<gst::ClockTime>() {

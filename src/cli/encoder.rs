@@ -5,7 +5,7 @@ use std::{fmt, path::Path};
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use gst::prelude::*;
-use gst_video::VideoInfo;
+use gst_video::{VideoColorRange, VideoColorimetry, VideoInfo};
 
 use crate::playback::Playback;
 
@@ -116,6 +116,8 @@ pub(crate) struct Encoder {
     pub(crate) codec: Codec,
     /// Name of its element.
     pub(crate) element: &'static str,
+    /// Whether it gets 10 bits.
+    pub(crate) deep: bool,
     /// Elements from raw video of any size and format to what a container takes, in one size and format.
     pub(crate) launch: String,
 }
@@ -132,7 +134,12 @@ pub(crate) fn choose(
     film: &VideoInfo,
     (width, height): (u32, u32),
 ) -> Result<Encoder> {
-    let codec = codec.unwrap_or(if container == Container::WebM { Codec::Vp9 } else { Codec::H264 });
+    let codec = codec.unwrap_or(match container {
+        Container::WebM => Codec::Vp9,
+        // Few players show H.264 in 10 bits.
+        _ if is_hdr(film) && Codec::H265.elements().0.iter().any(|element| works(element)) => Codec::H265,
+        _ => Codec::H264,
+    });
     if !container.holds(codec) {
         bail!("{} cannot be put into this kind of file; use .mkv or .mp4, or another --codec", codec);
     }
@@ -145,22 +152,34 @@ pub(crate) fn choose(
     };
     let deep = film.format_info().depth().iter().any(|bits| *bits > 8) && takes_ten_bits(element);
     let format = if deep { "I420_10LE" } else { "I420" };
+    let mut colours = film.colorimetry();
+    let mut tail = codec.tail(deep && element == "x264enc").to_string();
+    if codec == Codec::Av1 {
+        // Its encoders write no colours into the stream; the container has them. Players take the range for limited.
+        let limited = VideoColorRange::Range16_235;
+        colours = VideoColorimetry::new(limited, colours.matrix(), colours.transfer(), colours.primaries());
+        tail += &format!(" ! capssetter caps=video/x-av1,colorimetry={colours}");
+    }
     // Frames of another size in mid-film are fitted into the size of the first.
     let launch = format!(
         "videoconvert n-threads=0 ! videoscale method=lanczos n-threads=0 add-borders=true ! video/x-raw,format={format},\
          width={width},height={height},pixel-aspect-ratio={par},colorimetry={colours} ! \
-         capssetter caps=video/x-raw,framerate={fps} ! {} ! {}",
+         capssetter caps=video/x-raw,framerate={fps} ! {} ! {tail}",
         settings(element, quality),
-        codec.tail(deep && element == "x264enc"),
         par = ratio(film.par()),
         fps = ratio(film.fps()),
-        colours = film.colorimetry(),
     );
     let trial = Playback::new(&format!("videotestsrc num-buffers=1 ! {launch} ! {} ! fakesink", container.muxer()))?;
     trial
         .run(|| {})
         .with_context(|| format!("{codec} by {element} does not go into this kind of file at {width}x{height}"))?;
-    Ok(Encoder { codec, element, launch })
+    Ok(Encoder { codec, element, deep, launch })
+}
+
+/// Whether it is brighter than the usual screen: PQ or HLG.
+pub(crate) fn is_hdr(film: &VideoInfo) -> bool {
+    use gst_video::VideoTransferFunction::{AribStdB67, Smpte2084};
+    matches!(film.colorimetry().transfer(), Smpte2084 | AribStdB67)
 }
 
 fn ratio(fraction: gst::Fraction) -> String {

@@ -219,6 +219,10 @@ pub(crate) struct Frames {
     segment: gst::Segment,
     start: i64,
     last_dts: i64,
+    /// Presentation and decoding time of the first frame.
+    first: Option<(i64, i64)>,
+    /// When all frames so far have been shown.
+    end: i64,
 }
 
 impl Frames {
@@ -233,6 +237,8 @@ impl Frames {
             segment: segment.upcast(),
             start: start.nseconds() as i64,
             last_dts: NONE,
+            first: None,
+            end: 0,
         })
     }
 
@@ -246,6 +252,7 @@ impl Frames {
         let Some(record) = Record::read(&mut self.reader)? else { return Ok(None) };
         let mut data = vec![0; record.bytes as usize];
         self.reader.read_exact(&mut data)?;
+        let last = self.reader.fill_buf()?.is_empty();
         let mut buffer = gst::Buffer::from_mut_slice(data);
         let time =
             |time: i64| gst::ClockTime::from_nseconds((ORIGIN.nseconds() as i64 + time - self.start).max(0) as u64);
@@ -257,8 +264,13 @@ impl Frames {
                 self.last_dts = record.dts.max(self.last_dts.saturating_add(1)).min(record.pts);
                 buffer.set_dts(time(self.last_dts));
             }
-            buffer
-                .set_duration((record.duration != NONE).then(|| gst::ClockTime::from_nseconds(record.duration as u64)));
+            if record.duration != NONE {
+                let (pts, dts) = *self.first.get_or_insert((record.pts, self.last_dts));
+                self.end = self.end.max(record.pts + record.duration);
+                // MP4 ends when all frames have been decoded. Where some are missing, that is before the last is shown.
+                let rest = if last { (self.end - pts) - (self.last_dts - dts) } else { 0 };
+                buffer.set_duration(gst::ClockTime::from_nseconds(record.duration.max(rest) as u64));
+            }
             if !record.key {
                 buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
             }

@@ -105,7 +105,7 @@ fn write_to(
     let linked: Vec<_> =
         kept.iter().map(|(stream, route)| link(&playback, &mux, stream, route)).collect::<Result<_>>()?;
     for ((stream, _), sink) in kept.into_iter().zip(linked) {
-        trim(&stream.pad(), clip.zero, range);
+        trim(&stream.pad(), clip.origin, range);
         stream.flow(&sink, 0)?;
     }
     video.set_locked_state(false);
@@ -221,7 +221,7 @@ fn link(playback: &Playback, mux: &gst::Element, stream: &Stream, route: &Route)
 }
 
 /// Keeps what lies in the range, and lets it begin at zero.
-fn trim(pad: &gst::Pad, zero: gst::ClockTime, range: Range) {
+fn trim(pad: &gst::Pad, origin: gst::ClockTime, range: Range) {
     let (from, to) = (range.from.nseconds() as i64, range.to.map(|to| to.nseconds() as i64));
     pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
         let time = info.buffer().and_then(|buffer| stream_time(pad, buffer.pts()));
@@ -230,7 +230,7 @@ fn trim(pad: &gst::Pad, zero: gst::ClockTime, range: Range) {
             _ => gst::PadProbeReturn::Ok,
         }
     });
-    pad.set_offset(zero.nseconds() as i64 - from);
+    pad.set_offset(origin.nseconds() as i64 - from);
 }
 
 /// Makes plain text of text with markup, which muxers do not take.

@@ -92,6 +92,11 @@ pub(crate) fn split(playback: &Playback, path: &Path) -> Result<Vec<Stream>> {
     for stream in &mut streams {
         stream.caps = stream.format().unwrap_or_else(|| stream.caps.clone());
     }
+    let gif = streams.iter().any(|stream| stream.name() == "image/gst-libav-gif");
+    ensure!(
+        !gif,
+        "GStreamer 1.22 finds no end in GIF: expected another format, as `ffmpeg -i FILE.gif FILE.mkv` makes it"
+    );
     Ok(streams)
 }
 
@@ -119,8 +124,16 @@ fn hold(found: &Arc<Mutex<Found>>, pipeline: &gst::Pipeline, pad: &gst::Pad) -> 
     });
     let sink = queue.static_pad("sink").expect("a queue has a sink pad");
     sink.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
-        if info.event().is_some_and(|event| event.type_() == gst::EventType::Eos) {
-            end();
+        let Some(gst::PadProbeData::Event(event)) = &mut info.data else { return gst::PadProbeReturn::Ok };
+        match event.view() {
+            gst::EventView::Eos(_) => end(),
+            gst::EventView::Segment(segment) if is_recording(segment.segment()) => {
+                // All that is there, also what comes before the time with which the demuxer began to count.
+                let mut whole = gst::FormattedSegment::<gst::ClockTime>::new();
+                whole.set_flags(segment.segment().flags());
+                *event = gst::event::Segment::builder(&whole).seqnum(event.seqnum()).build();
+            }
+            _ => {}
         }
         gst::PadProbeReturn::Ok
     });
@@ -156,6 +169,13 @@ impl Stream {
         self.queue.static_pad("src").expect("a queue has a source pad")
     }
 
+    /// Whether its clock ran before it began; its times are then the clock's.
+    pub(crate) fn is_recorded(&self) -> bool {
+        let pad = self.queue.static_pad("sink").and_then(|sink| sink.peer());
+        let segment = pad.and_then(|pad| pad.sticky_event::<gst::event::Segment>(0));
+        segment.is_some_and(|event| is_recording(event.segment()))
+    }
+
     /// Lets it flow into a pad, through a queue that holds at most so many bytes (0: any number).
     pub(crate) fn flow(self, into: &gst::Pad, most: u32) -> Result<()> {
         self.pad().link(into).map_err(|err| anyhow!("{} cannot be read: {err}", words(&self.caps)))?;
@@ -173,10 +193,16 @@ impl Stream {
     }
 }
 
-/// Which stream is the film. Motion JPEG and GIF are pictures by their format's name; a cover is one too, beside video.
+/// Which stream is the film. Motion JPEG is pictures by its format's name; a cover is one too, beside video.
 pub(crate) fn film(streams: &[Stream]) -> Option<usize> {
     let place = |kind| streams.iter().position(|stream| stream.kind() == kind);
     place("video").or_else(|| place("image"))
+}
+
+/// Whether a demuxer's segment is that of a recording, whose clock ran before it began.
+fn is_recording(segment: &gst::Segment) -> bool {
+    let segment = segment.downcast_ref::<gst::ClockTime>();
+    segment.is_some_and(|segment| segment.start() == segment.time() && segment.start() > Some(gst::ClockTime::ZERO))
 }
 
 fn is_subtitle(name: &str) -> bool {

@@ -98,7 +98,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let range = range(args, &clip)?;
     let size = size(&clip, args.upscaler.scale()? as u32);
     let encoder = encoder::choose(args.codec, container, args.quality, &clip.video, size)?;
-    for note in notes(args, &clip, size) {
+    for note in notes(args, &clip, &encoder, size) {
         eprintln!("note: {note}");
     }
 
@@ -139,8 +139,12 @@ fn size(clip: &Clip, scale: u32) -> (u32, u32) {
 }
 
 /// What the user should know before the work.
-fn notes(args: &Args, clip: &Clip, (width, height): (u32, u32)) -> Vec<String> {
+fn notes(args: &Args, clip: &Clip, encoder: &Encoder, (width, height): (u32, u32)) -> Vec<String> {
     let mut notes = Vec::new();
+    if encoder::is_hdr(&clip.video) {
+        let bits = if encoder.deep { "10 bits" } else { "8 bits, which show steps; --codec h265 has 10" };
+        notes.push(format!("the film is HDR: it is encoded as {} in {bits}", encoder.codec));
+    }
     if clip.interlaced && args.deinterlace == Deinterlace::Auto {
         notes.push(
             "the video is interlaced and is deinterlaced, one frame for two fields; --deinterlace field gives one for each"
