@@ -1,7 +1,7 @@
 //! Owns the finished file: the upscaled video with the audio, subtitles, tags and chapters of the input, written beside
 //! the output and renamed when it is whole.
 
-use std::{fs, os::fd::AsRawFd, path::Path};
+use std::{collections::BTreeMap, fs, io::Seek, os::fd::AsRawFd, path::Path};
 
 use anyhow::{Context, Result};
 use gst::prelude::*;
@@ -10,8 +10,8 @@ use crate::{
     clip::{Clip, Range, stream_time},
     encoder::Container,
     hidden,
-    journal::Frames,
-    playback::Playback,
+    journal::{Frames, Journal},
+    playback::{Failure, Playback},
     streams::{self, Stream, words},
 };
 
@@ -21,23 +21,46 @@ const TIMESCALE: u32 = 120_000;
 /// Takes what comes: the streams of a file lie at any distance from each other.
 const QUEUE: &str = "queue max-size-time=0 max-size-bytes=0 max-size-buffers=0";
 
+/// What the elements of a stream are in; its number follows.
+const STREAM: &str = "stream-";
+
 /// Writes `output` from the frames of its journal and the other streams of the clip. Gives notes for the user.
 pub(crate) fn write(
     clip: &Clip,
     range: Range,
     container: Container,
-    frames: Frames,
+    journal: &Journal,
     output: &Path,
 ) -> Result<Vec<String>> {
     let (part, file) = hidden::create(output, "part")?;
     let write = || {
-        let notes = write_to(clip, range, container, frames, &file)?;
-        clip.check_unchanged()?;
+        let mut failed = BTreeMap::new();
+        let mut notes = loop {
+            file.set_len(0)?;
+            (&file).rewind()?;
+            let result = write_to(clip, range, container, journal.read(range.from)?, &file, &failed);
+            clip.check_unchanged()?;
+            match result {
+                Ok(notes) => break notes,
+                // A stream that cannot be brought over does not cost the others.
+                Err(err) => match failed_stream(&err).filter(|index| !failed.contains_key(index)) {
+                    Some(index) => drop(failed.insert(index, err)),
+                    None => return Err(err),
+                },
+            }
+        };
+        notes.extend(failed.values().map(|err| format!("a stream that cannot be read or encoded is left out: {err}")));
         file.sync_all()?;
         fs::rename(&part, output).with_context(|| format!("cannot write `{}`", output.display()))?;
         Ok(notes)
     };
     write().inspect_err(|_| drop(fs::remove_file(&part)))
+}
+
+/// Which stream's own elements an error comes from.
+fn failed_stream(err: &anyhow::Error) -> Option<usize> {
+    let (_, place) = err.downcast_ref::<Failure>()?.place.split_once(&format!(":{STREAM}"))?;
+    place.split('/').next()?.parse().ok()
 }
 
 fn write_to(
@@ -46,6 +69,7 @@ fn write_to(
     container: Container,
     mut frames: Frames,
     part: &fs::File,
+    failed: &BTreeMap<usize, anyhow::Error>,
 ) -> Result<Vec<String>> {
     let playback = Playback::new(&format!(
         "{}  {} name=mux ! fdsink name=part  appsrc name=video format=time handle-segment-change=true",
@@ -86,13 +110,13 @@ fn write_to(
     let mut notes = lost_tags(clip);
     let mut kept = Vec::new();
     for (index, stream) in streams.into_iter().enumerate() {
-        if Some(index) == film {
+        if Some(index) == film || failed.contains_key(&index) {
             stream.discard(&playback)?;
         } else {
             match route(&mux, &stream, container) {
                 Ok((route, note)) => {
                     notes.extend(note);
-                    kept.push((stream, route));
+                    kept.push((index, stream, route));
                 }
                 Err(reason) => {
                     notes.push(reason);
@@ -102,9 +126,11 @@ fn write_to(
         }
     }
     // All are linked before the first flows.
-    let linked: Vec<_> =
-        kept.iter().map(|(stream, route)| link(&playback, &mux, stream, route)).collect::<Result<_>>()?;
-    for ((stream, _), sink) in kept.into_iter().zip(linked) {
+    let linked: Vec<_> = kept
+        .iter()
+        .map(|(index, stream, route)| link(&playback, &mux, *index, stream, route))
+        .collect::<Result<_>>()?;
+    for ((_, stream, _), sink) in kept.into_iter().zip(linked) {
         trim(&stream.pad(), clip.origin, range);
         stream.flow(&sink, 0)?;
     }
@@ -198,9 +224,10 @@ fn parser(caps: &gst::Caps, takes: &gst::Caps) -> Option<String> {
 }
 
 /// Links a route to the muxer; gives the pad where it begins.
-fn link(playback: &Playback, mux: &gst::Element, stream: &Stream, route: &Route) -> Result<gst::Pad> {
+fn link(playback: &Playback, mux: &gst::Element, index: usize, stream: &Stream, route: &Route) -> Result<gst::Pad> {
     let description = format!("{QUEUE} name=first ! {} ! identity name=last", route.elements);
     let chain = gst::parse::bin_from_description(&description, false)?;
+    chain.set_property("name", format!("{STREAM}{index}"));
     // Named, as GStreamer may take the sink pad that waits for decodebin for the bin's.
     let outer = |name: &str, pad: &str| -> Result<gst::GhostPad> {
         let inner = chain.by_name(name).and_then(|element| element.static_pad(pad)).context("no such pad")?;

@@ -122,17 +122,31 @@ impl Playback {
     }
 }
 
+/// What went wrong in a pipeline, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Failure {
+    /// The names of the element and all that it is in.
+    pub(crate) place: String,
+    text: String,
+}
+
 fn describe(err: &gst::message::Error) -> anyhow::Error {
+    let place = err.src().map_or_else(String::new, |src| src.path_string().into());
+    Failure { place, text: in_words(err) }.into()
+}
+
+fn in_words(err: &gst::message::Error) -> String {
     let error = err.error();
     if error.matches(gst::ResourceError::NoSpaceLeft) {
-        return anyhow!("{error} Free some space and go on with --resume");
+        return format!("{error} Free some space and go on with --resume");
     }
     // "Internal data stream error" alone says nothing; the reason is in the details.
     let detail = err.debug().filter(|_| error.matches(gst::StreamError::Failed));
     let source = err.src().map_or_else(String::new, |src| format!("{}: ", src.name()));
     match detail {
-        Some(detail) => anyhow!("{source}{error} {}", detail.lines().last().unwrap_or_default()),
-        None => anyhow!("{error}"),
+        Some(detail) => format!("{source}{error} {}", detail.lines().last().unwrap_or_default()),
+        None => error.to_string(),
     }
 }
 

@@ -116,7 +116,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             err.context(format!("stopped after {frames} frames, which --resume can go on from"))
         }
     })?;
-    let notes = mux::write(&job.clip, range, container, journal.read(range.from)?, &args.output)?;
+    let notes = mux::write(&job.clip, range, container, &journal, &args.output)?;
     journal.remove();
     for note in notes {
         eprintln!("note: {note}");
