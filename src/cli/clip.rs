@@ -1,43 +1,77 @@
 //! Owns the input: what is in the file, and the part of a pipeline that gives its frames upright and progressive, from
 //! one point in time to another.
+//!
+//! Times are the stream's own. The film begins at [`Clip::zero`], which is not 0 in recordings.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use clap::ValueEnum;
 use gst::prelude::*;
-use gst_pbutils::{Discoverer, DiscovererContainerInfo, DiscovererResult, DiscovererVideoInfo};
+use gst_video::{VideoColorMatrix, VideoColorimetry, VideoInfo};
 
-use crate::playback::Playback;
+use crate::{
+    playback::Playback,
+    streams::{self, Stream, words},
+};
 
-/// Longest wait for a file to say what it is, or for its first frame.
-const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(60);
+/// Elements that read the clip called `file` as raw video; [`Clip::attach`] does the rest.
+pub(crate) fn read() -> String {
+    // Converted where an element does not know a format: most decoders give what every one of them knows.
+    let convert = "videoconvert n-threads=0";
+    format!(
+        "{}  decodebin name=decode  queue name=frames max-size-time=0 max-size-bytes=0 max-size-buffers=8 ! \
+         {convert} ! deinterlace name=deinterlace fields=all method=greedyh ! {convert} ! \
+         videoflip video-direction=auto ! {convert}",
+        streams::SPLIT
+    )
+}
 
-/// Elements that read the clip called `file` into `frames`; [`Clip::attach`] does the rest. Rotated video is turned
-/// upright, interlaced video becomes one frame per frame.
-pub(crate) const READ: &str = "filesrc name=file ! parsebin name=streams  decodebin name=decode \
-     queue name=frames max-size-time=0 max-size-bytes=0 max-size-buffers=8 ! deinterlace fields=top method=greedyh ! \
-     videoflip video-direction=auto ! videoconvert";
+/// What becomes of interlaced video.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Deinterlace {
+    /// As `frame`, where the file says that it is interlaced
+    Auto,
+    /// One frame for two fields: as many as before
+    Frame,
+    /// One frame for each field: 50 or 60 a second, as it was filmed
+    Field,
+    /// Fields stay woven together
+    Off,
+}
 
 /// A video file.
 #[derive(Debug)]
 pub(crate) struct Clip {
     pub(crate) path: PathBuf,
+    /// When it begins, in the times of its streams: in a recording with its first picture.
+    pub(crate) zero: gst::ClockTime,
+    /// The time in its streams at which they are to be played from.
+    pub(crate) origin: gst::ClockTime,
+    /// Of the film, from [`Clip::zero`] on.
     pub(crate) duration: Option<gst::ClockTime>,
-    /// Frames a second, if they are constant.
-    pub(crate) fps: Option<f64>,
     pub(crate) interlaced: bool,
-    /// More than 8 bits a component.
-    pub(crate) deep: bool,
+    pub(crate) deinterlace: Deinterlace,
+    /// Its frames as they are handed out.
+    pub(crate) video: VideoInfo,
     /// Of the whole file, in the words of any container.
     pub(crate) tags: gst::TagList,
+    /// Of the video alone.
+    pub(crate) video_tags: Option<gst::TagList>,
     pub(crate) chapters: Option<gst::Toc>,
     /// Size and time of the last change: another file under the same name has others.
     pub(crate) identity: String,
+    /// Whether it can begin at a key frame in the middle and then has the same times as from its start.
+    seeks: bool,
 }
 
 /// Which frames: from the first whose time is at least `from`, to the last before `to`.
@@ -48,136 +82,297 @@ pub(crate) struct Range {
 }
 
 impl Clip {
-    /// Finds out what is in a file.
+    /// Finds out what is in a file, by reading it up to its first frame.
     ///
     /// # Errors
     /// If it cannot be read, or has no video that can be decoded here.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let about = fs::metadata(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        ensure!(about.is_file(), "cannot read `{}`: expected a video file, got a folder or device", path.display());
+    pub(crate) fn open(path: &Path, deinterlace: Deinterlace) -> Result<Self> {
+        let identity = identity(path)?;
         fs::File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-        let path = path.canonicalize()?;
-        let uri = glib::filename_to_uri(&path, None)?;
-        let info = match Discoverer::new(PATIENCE)?.discover_uri(&uri) {
-            Ok(info) => info,
-            Err(err) => bail!("`{}` is not a video that GStreamer can read: {err}", path.display()),
+        let mut clip = Self {
+            path: path.canonicalize()?,
+            zero: gst::ClockTime::ZERO,
+            origin: gst::ClockTime::ZERO,
+            duration: None,
+            interlaced: false,
+            deinterlace,
+            video: VideoInfo::builder(gst_video::VideoFormat::I420, 2, 2).build()?,
+            tags: gst::TagList::new(),
+            video_tags: None,
+            chapters: None,
+            identity,
+            seeks: false,
         };
-        if info.result() == DiscovererResult::MissingPlugins {
-            let missing = info.missing_elements_installer_details();
-            let missing: Vec<_> = missing.iter().filter_map(|detail| detail.split('|').nth(3)).collect();
-            bail!(
-                "`{}` needs what GStreamer lacks here: {}; on Debian `apt install gstreamer1.0-libav \
-                 gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly`",
-                path.display(),
-                missing.join(", ")
-            );
+        let playback = Playback::new(&format!("{} ! fakesink name=first sync=false", read()))?;
+        clip.look(&playback)
+            .map_err(|err| explain(&playback, err))
+            .with_context(|| format!("`{}` is not a video that GStreamer can read", path.display()))?;
+        Ok(clip)
+    }
+
+    /// Plays up to the first frame, and notes what is there.
+    fn look(&mut self, playback: &Playback) -> Result<()> {
+        let streams = self.streams(playback)?;
+        let sinks: Vec<_> = streams.iter().map(|stream| stream.pad()).collect();
+        let recorded = streams.iter().any(Stream::is_recorded);
+        let video = self.connect(playback, streams)?;
+        let first = playback.element("first").static_pad("sink").expect("a fakesink has a sink pad");
+        let arrived = Arc::new(Mutex::new(None));
+        first.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, {
+            let arrived = Arc::clone(&arrived);
+            move |pad, info| {
+                let end = info.event().is_some_and(|event| event.type_() == gst::EventType::Eos);
+                let time = info.buffer().and_then(|buffer| stream_time(pad, buffer.pts()));
+                if end || info.buffer().is_some() {
+                    arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(time);
+                }
+                gst::PadProbeReturn::Ok
+            }
+        });
+        let arrived = || *arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        playback.wait("it gives no frame", || arrived().is_some())?;
+        let caps = first.current_caps().context("no frame in it can be decoded")?;
+        self.video = VideoInfo::from_caps(&caps)?;
+        let decoded = playback.element("frames").static_pad("src").and_then(|pad| pad.current_caps());
+        self.interlaced = decoded
+            .and_then(|caps| VideoInfo::from_caps(&caps).ok())
+            .is_some_and(|info| info.interlace_mode() != gst_video::VideoInterlaceMode::Progressive);
+        let segment = sinks[video].sticky_event::<gst::event::Segment>(0).context("the video has no times")?;
+        if let Some(segment) = segment.segment().downcast_ref::<gst::ClockTime>() {
+            let time = segment.time().unwrap_or_default();
+            self.origin = time.saturating_sub(segment.base().unwrap_or_default());
+            let first = arrived().flatten().filter(|_| recorded).and_then(|time| time.try_into().ok());
+            self.zero = first.map_or(self.origin, gst::ClockTime::from_nseconds);
         }
-        let streams = info.video_streams();
-        let video = streams.into_iter().filter_map(|stream| stream.downcast::<DiscovererVideoInfo>().ok());
-        let Some(video) = video.into_iter().find(|video| !video.is_image()) else {
-            let audio = if info.audio_streams().is_empty() { "nothing of the kind" } else { "audio alone" };
-            bail!("`{}` has no video: expected a video stream, got {audio}", path.display());
-        };
-        let container = info.stream_info().and_then(|stream| stream.downcast::<DiscovererContainerInfo>().ok());
-        let rate = video.framerate();
-        let constant = rate.numer() > 0 && rate.denom() > 0;
-        let changed = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Ok(Self {
-            duration: info.duration().filter(|time| !time.is_zero()),
-            fps: constant.then(|| f64::from(rate.numer()) / f64::from(rate.denom())),
-            interlaced: video.is_interlaced(),
-            deep: video.depth() > 24,
-            tags: global_tags(container.and_then(|container| container.tags()).as_ref()),
-            chapters: info.toc(),
-            identity: format!("{} {}", about.len(), changed.unwrap_or(Duration::ZERO).as_nanos()),
-            path,
-        })
+        self.duration = playback.0.query_duration::<gst::ClockTime>().filter(|time| !time.is_zero());
+        self.chapters = sinks[video].sticky_event::<gst::event::Toc>(0).map(|event| event.toc().0.to_owned());
+        for index in 0.. {
+            let Some(event) = sinks[video].sticky_event::<gst::event::Tag>(index) else { break };
+            if event.tag().scope() == gst::TagScope::Global {
+                self.tags = kept_tags(event.tag());
+            } else {
+                self.video_tags = Some(kept_tags(event.tag()));
+            }
+        }
+        let parsebin: gst::Bin = playback.element("streams").downcast().expect("parsebin is a bin");
+        let exact = ["qtdemux", "matroskademux"];
+        self.seeks = parsebin
+            .iterate_elements()
+            .into_iter()
+            .flatten()
+            .any(|element| element.factory().is_some_and(|factory| exact.contains(&factory.name().as_str())));
+        Ok(())
+    }
+
+    /// Fails if the file is not what it was when it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        let now = identity(&self.path)?;
+        ensure!(
+            now == self.identity,
+            "`{}` was changed while it was read: begin anew with --force",
+            self.path.display()
+        );
+        Ok(())
     }
 
     /// How many frames a range has, as far as the file says.
     pub(crate) fn frames(&self, range: Range) -> Option<u64> {
-        let end = self.duration.into_iter().chain(range.to).min()?;
+        let end = self.duration.map(|duration| self.zero + duration).into_iter().chain(range.to).min()?;
+        let rate = self.video.fps();
         let span = end.checked_sub(range.from)?;
-        Some((span.seconds_f64() * self.fps?).round() as u64)
+        (rate.numer() > 0)
+            .then(|| (span.seconds_f64() * f64::from(rate.numer()) / f64::from(rate.denom())).round() as u64)
     }
 
-    /// Makes a pipeline with the elements of [`READ`] give the frames of a range; leaves it paused at the first.
+    /// All streams of the file, in a pipeline with the elements of [`streams::SPLIT`].
+    pub(crate) fn streams(&self, playback: &Playback) -> Result<Vec<Stream>> {
+        streams::split(playback, &self.path)
+    }
+
+    /// Makes a pipeline with the elements of [`read`] give the frames of a range; leaves it paused.
     pub(crate) fn attach(&self, playback: &Playback, range: Range) -> Result<()> {
-        playback.element("file").set_property("location", &self.path);
-        let frames = playback.element("frames").static_pad("sink").expect("a queue has a sink pad");
-        let decode = playback.element("decode").static_pad("sink").expect("a decodebin has a sink pad");
-        playback.element("streams").connect_pad_added(move |_, pad| {
-            let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-            let is_video = caps.structure(0).is_some_and(|format| format.name().starts_with("video/"));
-            if is_video && !decode.is_linked() {
-                let _ = pad.link(&decode);
+        let streams = self.streams(playback)?;
+        // Before the first frame passes, for the seek and for the range.
+        let frames = playback.element("frames").static_pad("src").expect("a queue has a source pad");
+        let held =
+            frames.add_probe(gst::PadProbeType::BLOCK | gst::PadProbeType::BUFFER, |_, _| gst::PadProbeReturn::Ok);
+        let arrived = Arc::new(AtomicBool::new(false));
+        let sink = playback.element("frames").static_pad("sink").expect("a queue has a sink pad");
+        sink.add_probe(gst::PadProbeType::BUFFER, {
+            let arrived = Arc::clone(&arrived);
+            move |_, _| {
+                arrived.store(true, Ordering::SeqCst);
+                gst::PadProbeReturn::Remove
             }
         });
-        playback.element("decode").connect_pad_added({
-            let frames = frames.downgrade();
-            move |_, pad| {
-                if let Some(frames) = frames.upgrade().filter(|frames| !frames.is_linked()) {
-                    let _ = pad.link(&frames);
-                }
+        self.connect(playback, streams)?;
+        if self.seeks && range.from > self.zero {
+            playback.wait("the file gives no frame", || arrived.load(Ordering::SeqCst))?;
+            let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT | gst::SeekFlags::SNAP_BEFORE;
+            let stop = gst::ClockTime::NONE;
+            let event = gst::event::Seek::new(1.0, flags, gst::SeekType::Set, range.from, gst::SeekType::None, stop);
+            if let Some(peer) = sink.peer() {
+                peer.send_event(event);
             }
-        });
-        if !range.from.is_zero() {
-            seek(playback, &frames, range.from)?;
         }
+        let last = Mutex::new(None);
         // On the source pad: GStreamer 1.22 complains of buffers that are dropped on their way into a pad.
-        let out = playback.element("frames").static_pad("src").expect("a queue has a source pad");
-        out.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-            let Some(gst::PadProbeData::Buffer(buffer)) = &info.data else { return gst::PadProbeReturn::Ok };
-            match stream_time(pad, buffer.pts()) {
-                Some(time) if range.to.is_some_and(|to| time >= to.nseconds() as i64) => {
-                    // The frames that follow are then refused.
-                    pad.push_event(gst::event::Eos::new());
-                    gst::PadProbeReturn::Drop
-                }
-                Some(time) if time < range.from.nseconds() as i64 => gst::PadProbeReturn::Handled,
-                _ => gst::PadProbeReturn::Ok,
+        frames.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+            let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data else { return gst::PadProbeReturn::Ok };
+            let mut last = last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let Some(time) = rise(pad, buffer, *last) else { return gst::PadProbeReturn::Handled };
+            *last = Some(time);
+            if range.to.is_some_and(|to| time >= to.nseconds() as i64) {
+                // The frames that follow are then refused.
+                pad.push_event(gst::event::Eos::new());
+                gst::PadProbeReturn::Drop
+            } else if time < range.from.nseconds() as i64 {
+                gst::PadProbeReturn::Handled
+            } else {
+                gst::PadProbeReturn::Ok
             }
         });
+        if let Some(held) = held {
+            frames.remove_probe(held);
+        }
         Ok(())
+    }
+
+    /// Lets the video flow into the decoder, and all else into nothing. Gives the video's place among the streams.
+    fn connect(&self, playback: &Playback, streams: Vec<Stream>) -> Result<usize> {
+        let Some(video) = streams::film(&streams) else {
+            let kinds: BTreeSet<_> = streams.iter().map(Stream::kind).collect();
+            bail!("expected a video stream, got {} alone", kinds.into_iter().collect::<Vec<_>>().join(" and "));
+        };
+        let deinterlace = playback.element("deinterlace");
+        choose_fields(&deinterlace, self.deinterlace == Deinterlace::Field);
+        let frames = playback.element("frames").static_pad("sink").expect("a queue has a sink pad");
+        let woven = self.deinterlace == Deinterlace::Off;
+        frames.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| mend_events(info, woven));
+        playback.element("decode").connect_pad_added(move |decode, pad| {
+            if let Err(err) = pad.link(&frames) {
+                let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+                gst::element_error!(decode, gst::StreamError::Format, ("{} is not video: {err}", words(&caps)));
+            }
+        });
+        let decode = playback.element("decode").static_pad("sink").expect("a decodebin has a sink pad");
+        for (index, stream) in streams.into_iter().enumerate() {
+            if index == video { stream.flow(&decode, BUFFERED)? } else { stream.discard(playback)? }
+        }
+        Ok(video)
     }
 }
 
-/// Jumps to the key frame before `position`, with nothing decoded that is not needed. A file that cannot jump is read
-/// from its start.
-fn seek(playback: &Playback, frames: &gst::Pad, position: gst::ClockTime) -> Result<()> {
-    let arrived = Arc::new((Mutex::new(false), Condvar::new()));
-    let block = gst::PadProbeType::BLOCK | gst::PadProbeType::BUFFER;
-    let probe = frames.add_probe(block, {
-        let arrived = Arc::clone(&arrived);
-        move |_, _| {
-            *arrived.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = true;
-            arrived.1.notify_all();
+/// Bytes of the video that are read ahead of the decoder.
+const BUFFERED: u32 = 64 << 20;
+
+/// What tells one file from another under the same name.
+fn identity(path: &Path) -> Result<String> {
+    let about = fs::metadata(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    ensure!(about.is_file(), "cannot read `{}`: expected a video file, got a folder or device", path.display());
+    let changed = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    Ok(format!("{} {}", about.len(), changed.unwrap_or(Duration::ZERO).as_nanos()))
+}
+
+/// Adds what GStreamer lacks to an error that comes of it.
+fn explain(playback: &Playback, err: anyhow::Error) -> anyhow::Error {
+    let bus = playback.0.bus().expect("every pipeline has a bus");
+    let missing: Vec<_> = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Element]))
+        .filter_map(|message| {
+            let detail = message.structure().filter(|text| text.name() == "missing-plugin")?;
+            detail.get::<String>("name").ok()
+        })
+        .collect();
+    if missing.is_empty() {
+        return err;
+    }
+    anyhow!(
+        "GStreamer lacks {} here; on Debian `apt install gstreamer1.0-libav gstreamer1.0-plugins-bad \
+         gstreamer1.0-plugins-ugly`",
+        missing.join(", ")
+    )
+}
+
+/// Lets the times of frames rise: one that has none, or the last one's, or an earlier one, follows the last by its
+/// duration. Gives the time in the stream; `None` for a frame that has none and follows none.
+fn rise(pad: &gst::Pad, buffer: &mut gst::Buffer, last: Option<i64>) -> Option<i64> {
+    let event = pad.sticky_event::<gst::event::Segment>(0)?;
+    let segment = event.segment().downcast_ref::<gst::ClockTime>()?;
+    let own = in_stream(event.segment(), buffer.pts().unwrap_or_default()).filter(|_| buffer.pts().is_some());
+    if own > last {
+        return own;
+    }
+    let usual = || {
+        let rate = pad.current_caps().and_then(|caps| VideoInfo::from_caps(&caps).ok())?.fps();
+        gst::ClockTime::SECOND.mul_div_floor(rate.denom() as u64, rate.numer() as u64)
+    };
+    let step =
+        buffer.duration().filter(|time| !time.is_zero()).or_else(usual).unwrap_or(gst::ClockTime::from_mseconds(40));
+    let time = last.map_or(segment.time()?.nseconds() as i64, |last| last + step.nseconds() as i64);
+    let pts = segment.position_from_stream_time(gst::ClockTime::from_nseconds(time.try_into().ok()?))?;
+    buffer.make_mut().set_pts(pts);
+    Some(time)
+}
+
+/// Drops what `deinterlace` gives beyond a frame for each field, or for each frame: at its end it shows a field again.
+/// It always gives both fields, because its times are wrong otherwise.
+fn choose_fields(deinterlace: &gst::Element, both: bool) {
+    let sink = deinterlace.static_pad("sink").expect("deinterlace has a sink pad");
+    let source = deinterlace.static_pad("src").expect("deinterlace has a source pad");
+    let state = Arc::new(Mutex::new((BTreeSet::new(), None)));
+    sink.add_probe(gst::PadProbeType::BUFFER, {
+        let state = Arc::clone(&state);
+        move |_, info| {
+            let time = info.buffer().and_then(|buffer| buffer.pts());
+            state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).0.insert(time);
             gst::PadProbeReturn::Ok
         }
     });
-    playback.set_state(gst::State::Paused)?;
-    let deadline = std::time::Instant::now() + Duration::from(PATIENCE);
-    let mut seen = arrived.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    while !*seen {
-        crate::playback::check_interrupted()?;
-        if let Some(err) = playback.error() {
-            return Err(err);
+    source.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        let time = info.buffer().and_then(|buffer| buffer.pts());
+        let (came, last) = &mut *state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let wanted = came.remove(&time) || (both && *last < time);
+        *last = time.max(*last);
+        if wanted { gst::PadProbeReturn::Ok } else { gst::PadProbeReturn::Handled }
+    });
+}
+
+/// Mends what a decoder says before its frames.
+///
+/// A film that does not tell its colour matrix gets the one that players assume by its size: they would assume another
+/// for the larger one, and GStreamer would forget that its range is full. And times may go on behind a segment's end,
+/// where they were mended. `woven` lets both fields pass as one frame.
+fn mend_events(info: &mut gst::PadProbeInfo, woven: bool) -> gst::PadProbeReturn {
+    let Some(gst::PadProbeData::Event(event)) = &mut info.data else { return gst::PadProbeReturn::Ok };
+    match event.view() {
+        gst::EventView::Caps(caps) => {
+            let format = caps.caps().structure(0);
+            let colours =
+                format.and_then(|format| format.get::<String>("colorimetry").ok()?.parse::<VideoColorimetry>().ok());
+            let video = VideoInfo::from_caps(caps.caps()).ok().filter(|video| video.is_yuv());
+            let mut caps = caps.caps_owned();
+            if woven {
+                caps.make_mut().set("interlace-mode", "progressive");
+            }
+            if let Some((old, video)) = colours.zip(video)
+                && old.matrix() == VideoColorMatrix::Unknown
+            {
+                let matrix = if video.height() > 576 { VideoColorMatrix::Bt709 } else { VideoColorMatrix::Bt601 };
+                let told = VideoColorimetry::new(old.range(), matrix, old.transfer(), old.primaries());
+                caps.make_mut().set("colorimetry", told.to_string());
+            }
+            *event = gst::event::Caps::new(&caps);
         }
-        ensure!(std::time::Instant::now() < deadline, "the file gives no frame");
-        let wait = arrived.1.wait_timeout(seen, Duration::from_millis(100));
-        seen = wait.unwrap_or_else(|poisoned| poisoned.into_inner()).0;
+        gst::EventView::Segment(segment) => {
+            if let Some(segment) = segment.segment().downcast_ref::<gst::ClockTime>() {
+                let mut endless = segment.clone();
+                endless.set_stop(gst::ClockTime::NONE);
+                *event = gst::event::Segment::builder(&endless).seqnum(event.seqnum()).build();
+            }
+        }
+        _ => {}
     }
-    drop(seen);
-    let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT | gst::SeekFlags::SNAP_BEFORE;
-    let stop = gst::ClockTime::NONE;
-    let event = gst::event::Seek::new(1.0, flags, gst::SeekType::Set, position, gst::SeekType::None, stop);
-    if let Some(peer) = frames.peer() {
-        peer.send_event(event);
-    }
-    if let Some(probe) = probe {
-        frames.remove_probe(probe);
-    }
-    Ok(())
+    gst::PadProbeReturn::Ok
 }
 
 /// Where in the stream a time of a pad's buffers is, in nanoseconds; before the start it is negative.
@@ -196,12 +391,12 @@ pub(crate) fn in_stream(segment: &gst::Segment, time: gst::ClockTime) -> Option<
 }
 
 /// The tags that describe the work, without those that describe its old encoding.
-fn global_tags(tags: Option<&gst::TagList>) -> gst::TagList {
+fn kept_tags(tags: &gst::TagListRef) -> gst::TagList {
     let mut kept = gst::TagList::new();
     {
         let kept = kept.make_mut();
-        kept.set_scope(gst::TagScope::Global);
-        for (name, values) in tags.iter().flat_map(|tags| tags.iter_generic()) {
+        kept.set_scope(tags.scope());
+        for (name, values) in tags.iter_generic() {
             // Orientation is applied to the pixels.
             let describes_work = gst::tags::tag_get_flag(name) == gst::TagFlag::Meta;
             if describes_work && name != gst::tags::ImageOrientation::TAG_NAME {

@@ -12,9 +12,9 @@ use gst_video::{VideoFrameExt, VideoFrameRef, VideoInfo};
 use gstfastvsr::frames::RGB;
 
 use crate::{
-    clip::{self, Clip, Range},
+    clip::{self, Clip, Deinterlace, Range},
     encoder::{self, Container},
-    journal,
+    hidden,
     playback::{self, Playback},
     time,
     upscaler::Upscaler,
@@ -59,7 +59,8 @@ struct Pair {
 
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let clip = Clip::open(&args.input)?;
+    playback::be_orderly();
+    let clip = Clip::open(&args.input, Deinterlace::Auto)?;
     let stem = args.input.file_stem().unwrap_or_default().to_string_lossy();
     let base = args.output.clone().unwrap_or_else(|| PathBuf::from(format!("{stem}-compare")));
     let result = |extension: &str| PathBuf::from(format!("{}.{extension}", base.display()));
@@ -67,9 +68,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for path in [&video, &picture].into_iter().chain(args.html.then_some(&page)) {
         ensure!(args.force || !path.exists(), "`{}` exists: give --force to replace it", path.display());
     }
-    let range = Range { from: args.start, to: Some(args.start + args.duration) };
+    let from = clip.zero + args.start;
+    let range = Range { from, to: Some(from + args.duration) };
 
-    let part = journal::beside(&video, "part");
+    let part = hidden::path(&video, "part");
     let middle = film(args, &clip, range, &part).inspect_err(|_| drop(fs::remove_file(&part)))?;
     fs::rename(&part, &video).with_context(|| format!("cannot write `{}`", video.display()))?;
     let (info, both) = side_by_side(&middle)?;
@@ -92,7 +94,7 @@ fn film(args: &Args, clip: &Clip, range: Range, part: &Path) -> Result<Pair> {
          tee. ! queue {unlimited} ! videoscale method=catrom name=scale ! capsfilter name=size ! \
          appsink name=bicubic sync=false max-buffers=2  \
          tee. ! queue {unlimited} ! fastvsr name=vsr ! appsink name=fastvsr sync=false max-buffers=2",
-        clip::READ
+        clip::read()
     ))?;
     args.upscaler.configure(&reader.element("vsr"))?;
     enlarge(&reader, scale);
@@ -219,12 +221,13 @@ fn wipe(pair: &Pair, count: usize) -> (VideoInfo, Vec<u8>) {
 
 /// A pipeline that encodes composed frames.
 fn start_writer(info: &VideoInfo, clip: &Clip, part: &Path) -> Result<Playback> {
-    let encoder = encoder::choose(None, Container::Mp4, 18, clip.deep)?;
+    let size = (info.width().next_multiple_of(2), info.height().next_multiple_of(2));
+    let encoder = encoder::choose(None, Container::Mp4, 18, &clip.video, size)?;
     let label = "shaded-background=true valignment=top font-desc=\"Sans 12\"";
     let writer = Playback::new(&format!(
         "appsrc name=frames format=time block=true max-buffers=4 ! videoconvert ! \
          textoverlay text=bicubic halignment=left {label} ! textoverlay text=fastvsr halignment=right {label} ! \
-         videoconvert ! {} ! mp4mux ! filesink name=part",
+         {} ! mp4mux ! filesink name=part",
         encoder.launch
     ))?;
     writer.source("frames").set_caps(Some(&info.to_caps()?));
@@ -259,7 +262,7 @@ fn html(title: &str, pair: &Pair) -> Result<String> {
 
 /// Writes a file, whole or not at all.
 fn save(path: &Path, data: &[u8]) -> Result<()> {
-    let part = journal::beside(path, "part");
+    let part = hidden::path(path, "part");
     fs::write(&part, data)
         .and_then(|()| fs::rename(&part, path))
         .inspect_err(|_| drop(fs::remove_file(&part)))

@@ -2,9 +2,12 @@
 
 use std::{fmt, path::Path};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use gst::prelude::*;
+use gst_video::{VideoColorRange, VideoColorimetry, VideoInfo};
+
+use crate::playback::Playback;
 
 /// Most frames between two key frames: what a crash can cost, and how finely a player can seek.
 const KEY_INTERVAL: u32 = 120;
@@ -51,7 +54,7 @@ impl Codec {
             (Self::H264, true) => "h264parse ! video/x-h264,stream-format=avc,alignment=au,profile=high-10",
             (Self::H265, _) => "h265parse ! video/x-h265,stream-format=hvc1,alignment=au",
             (Self::Av1, _) => "av1parse ! video/x-av1,stream-format=obu-stream,alignment=tu",
-            (Self::Vp9, _) => "video/x-vp9",
+            (Self::Vp9, _) => "vp9parse ! video/x-vp9",
         }
     }
 }
@@ -92,7 +95,8 @@ impl Container {
     pub(crate) fn audio_encoder(self) -> &'static str {
         match self {
             Self::Mp4 | Self::Mov => "avenc_aac",
-            Self::Matroska | Self::WebM => "opusenc",
+            Self::Matroska => "flacenc",
+            Self::WebM => "opusenc",
         }
     }
 
@@ -112,17 +116,30 @@ pub(crate) struct Encoder {
     pub(crate) codec: Codec,
     /// Name of its element.
     pub(crate) element: &'static str,
-    /// Elements from raw video to what a container takes.
+    /// Whether it gets 10 bits.
+    pub(crate) deep: bool,
+    /// Elements from raw video of any size and format to what a container takes, in one size and format.
     pub(crate) launch: String,
 }
 
-/// Chooses the encoder: of the codec asked for, or H.264 (VP9 in WebM). `quality` is that of x264's `crf`; `deep` asks
-/// for 10 bits where the encoder has them.
+/// Chooses the encoder for a film: of the codec asked for, or H.264 (VP9 in WebM; what has 10 bits for HDR). `quality`
+/// is that of x264's `crf`. It is tried, into the container.
 ///
 /// # Errors
-/// If the container cannot hold the codec, or nothing that encodes it is installed.
-pub(crate) fn choose(codec: Option<Codec>, container: Container, quality: u32, deep: bool) -> Result<Encoder> {
-    let codec = codec.unwrap_or(if container == Container::WebM { Codec::Vp9 } else { Codec::H264 });
+/// If the container cannot hold the codec at this size, or nothing that encodes it is installed.
+pub(crate) fn choose(
+    codec: Option<Codec>,
+    container: Container,
+    quality: u32,
+    film: &VideoInfo,
+    (width, height): (u32, u32),
+) -> Result<Encoder> {
+    let codec = codec.unwrap_or(match container {
+        Container::WebM => Codec::Vp9,
+        // Few players show H.264 in 10 bits.
+        _ if is_hdr(film) && Codec::H265.elements().0.iter().any(|element| works(element)) => Codec::H265,
+        _ => Codec::H264,
+    });
     if !container.holds(codec) {
         bail!("{} cannot be put into this kind of file; use .mkv or .mp4, or another --codec", codec);
     }
@@ -133,14 +150,40 @@ pub(crate) fn choose(codec: Option<Codec>, container: Container, quality: u32, d
             elements.join(", ")
         );
     };
-    let deep = deep && takes_ten_bits(element);
+    let deep = film.format_info().depth().iter().any(|bits| *bits > 8) && takes_ten_bits(element);
     let format = if deep { "I420_10LE" } else { "I420" };
+    let mut colours = film.colorimetry();
+    let mut tail = codec.tail(deep && element == "x264enc").to_string();
+    if codec == Codec::Av1 {
+        // Its encoders write no colours into the stream; the container has them. Players take the range for limited.
+        let limited = VideoColorRange::Range16_235;
+        colours = VideoColorimetry::new(limited, colours.matrix(), colours.transfer(), colours.primaries());
+        tail += &format!(" ! capssetter caps=video/x-av1,colorimetry={colours}");
+    }
+    // Frames of another size in mid-film are fitted into the size of the first.
     let launch = format!(
-        "video/x-raw,format={format} ! {} ! {}",
+        "videoconvert n-threads=0 ! videoscale method=lanczos n-threads=0 add-borders=true ! video/x-raw,format={format},\
+         width={width},height={height},pixel-aspect-ratio={par},colorimetry={colours} ! \
+         capssetter caps=video/x-raw,framerate={fps} ! {} ! {tail}",
         settings(element, quality),
-        codec.tail(deep && element == "x264enc")
+        par = ratio(film.par()),
+        fps = ratio(film.fps()),
     );
-    Ok(Encoder { codec, element, launch })
+    let trial = Playback::new(&format!("videotestsrc num-buffers=1 ! {launch} ! {} ! fakesink", container.muxer()))?;
+    trial
+        .run(|| {})
+        .with_context(|| format!("{codec} by {element} does not go into this kind of file at {width}x{height}"))?;
+    Ok(Encoder { codec, element, deep, launch })
+}
+
+/// Whether it is brighter than the usual screen: PQ or HLG.
+pub(crate) fn is_hdr(film: &VideoInfo) -> bool {
+    use gst_video::VideoTransferFunction::{AribStdB67, Smpte2084};
+    matches!(film.colorimetry().transfer(), Smpte2084 | AribStdB67)
+}
+
+fn ratio(fraction: gst::Fraction) -> String {
+    format!("{}/{}", fraction.numer(), fraction.denom())
 }
 
 /// Encoders on a GPU are installed on machines without one: whether it opens its device tells.

@@ -5,14 +5,15 @@
 //! decoding, duration; nanoseconds), a byte that says whether it is a key frame, the number of bytes, and the bytes.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::clip::in_stream;
+use crate::{clip::in_stream, hidden};
 
 const HEADER: usize = 8 + 8 + 8 + 1 + 4;
 
@@ -66,45 +67,60 @@ pub(crate) struct Done {
     pub(crate) last: Option<i64>,
 }
 
-/// A journal that grows.
+/// A journal that grows. No other process has it while this one does.
 #[derive(Debug)]
 pub(crate) struct Journal {
+    path: PathBuf,
     file: BufWriter<File>,
     caps: Option<gst::Caps>,
     pub(crate) frames: u64,
 }
 
-/// Where the journal of an output lies.
-pub(crate) fn path(output: &Path) -> PathBuf {
-    beside(output, "fastvsr")
-}
+/// The last part of a journal's name.
+const KIND: &str = "fastvsr";
 
-/// A hidden file beside another.
-pub(crate) fn beside(output: &Path, extension: &str) -> PathBuf {
-    let name = output.file_name().unwrap_or_default().to_string_lossy();
-    output.with_file_name(format!(".{name}.{extension}"))
-}
+/// What every recipe begins with.
+const MARK: &str = "fastvsr ";
 
 impl Journal {
-    /// Begins a journal. The recipe says what the frames are made of.
-    pub(crate) fn create(path: &Path, recipe: &str) -> Result<Self> {
-        let file = open(path)?;
-        file.set_len(0)?;
-        let mut file = BufWriter::new(file);
-        writeln!(file, "{recipe}")
-            .and_then(|()| file.flush())
-            .inspect_err(|_| drop(fs::remove_file(path)))
-            .with_context(|| format!("cannot write `{}`", path.display()))?;
-        Ok(Self { file, caps: None, frames: 0 })
+    /// Whether an output has one.
+    pub(crate) fn exists(output: &Path) -> bool {
+        hidden::path(output, KIND).symlink_metadata().is_ok()
     }
 
-    /// Opens a journal to go on: cuts it at its last key frame.
+    /// The journal of an output, which may be new.
     ///
     /// # Errors
-    /// If it belongs to another recipe, another process writes it, or it is no journal.
-    pub(crate) fn resume(path: &Path, recipe: &str) -> Result<(Self, Done)> {
-        let mut reader = BufReader::new(open(path)?);
+    /// If another process has it, or it is no journal.
+    pub(crate) fn open(output: &Path) -> Result<Self> {
+        let (path, file) = hidden::open(output, KIND)?;
+        file.try_lock().map_err(|_| anyhow!("`{}` is being written by another fastvsr", output.display()))?;
+        // The other one may have finished, and removed it, in between.
+        let same = |about: fs::Metadata| Ok::<_, io::Error>(about.ino() == file.metadata()?.ino());
+        ensure!(fs::metadata(&path).and_then(same)?, "`{}` was just written by another fastvsr", output.display());
+        let mut start = [0; MARK.len()];
+        let known = file.read_at(&mut start, 0)? == 0 || start == *MARK.as_bytes();
+        ensure!(known, "`{}` is not an interrupted run of fastvsr: remove it", path.display());
+        Ok(Self { path, file: BufWriter::new(file), caps: None, frames: 0 })
+    }
+
+    /// Begins anew. The recipe says what the frames are made of.
+    pub(crate) fn begin(&mut self, recipe: &str) -> Result<()> {
+        self.file.get_ref().set_len(0)?;
+        writeln!(self.file, "{MARK}{recipe}")
+            .and_then(|()| self.file.flush())
+            .inspect_err(|_| self.remove())
+            .with_context(|| format!("cannot write `{}`", self.path.display()))
+    }
+
+    /// Goes on: cuts it at its last key frame.
+    ///
+    /// # Errors
+    /// If it belongs to another recipe.
+    pub(crate) fn resume(&mut self, recipe: &str) -> Result<Done> {
+        let mut reader = BufReader::new(self.file.get_ref().try_clone()?);
         let (old, caps) = head(&mut reader)?;
+        let old = old.strip_prefix(MARK).unwrap_or_default();
         ensure!(
             old == recipe,
             "cannot resume: expected the interrupted run's `{old}`, got `{recipe}`; give the same arguments, or begin \
@@ -129,7 +145,18 @@ impl Journal {
         let mut file = reader.into_inner();
         file.set_len(keep)?;
         file.seek(SeekFrom::End(0))?;
-        Ok((Self { file: BufWriter::new(file), caps, frames: kept.frames }, kept))
+        (self.caps, self.frames) = (caps, kept.frames);
+        Ok(kept)
+    }
+
+    /// The frames that are in it, for a muxer whose times begin at `start`.
+    pub(crate) fn read(&self, start: gst::ClockTime) -> Result<Frames> {
+        Frames::open(&self.path, start)
+    }
+
+    /// Takes it away; what is open of it stays this process's.
+    pub(crate) fn remove(&self) {
+        let _ = fs::remove_file(&self.path);
     }
 
     /// Writes the next encoded frame.
@@ -172,14 +199,6 @@ impl Journal {
     }
 }
 
-fn open(path: &Path) -> Result<File> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
-    let file =
-        file.with_context(|| format!("cannot write `{}`: expected a folder that can be written", path.display()))?;
-    file.try_lock().map_err(|err| anyhow!("`{}` is in use by another fastvsr: {err}", path.display()))?;
-    Ok(file)
-}
-
 /// Recipe, and caps unless no frame was written.
 fn head(reader: &mut impl BufRead) -> Result<(String, Option<gst::Caps>)> {
     let mut line = || -> Result<String> {
@@ -200,11 +219,14 @@ pub(crate) struct Frames {
     segment: gst::Segment,
     start: i64,
     last_dts: i64,
+    /// Presentation and decoding time of the first frame.
+    first: Option<(i64, i64)>,
+    /// When all frames so far have been shown.
+    end: i64,
 }
 
 impl Frames {
-    /// Opens a finished journal.
-    pub(crate) fn open(path: &Path, start: gst::ClockTime) -> Result<Self> {
+    fn open(path: &Path, start: gst::ClockTime) -> Result<Self> {
         let mut reader = BufReader::new(File::open(path)?);
         let (_, caps) = head(&mut reader)?;
         let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
@@ -215,6 +237,8 @@ impl Frames {
             segment: segment.upcast(),
             start: start.nseconds() as i64,
             last_dts: NONE,
+            first: None,
+            end: 0,
         })
     }
 
@@ -228,6 +252,7 @@ impl Frames {
         let Some(record) = Record::read(&mut self.reader)? else { return Ok(None) };
         let mut data = vec![0; record.bytes as usize];
         self.reader.read_exact(&mut data)?;
+        let last = self.reader.fill_buf()?.is_empty();
         let mut buffer = gst::Buffer::from_mut_slice(data);
         let time =
             |time: i64| gst::ClockTime::from_nseconds((ORIGIN.nseconds() as i64 + time - self.start).max(0) as u64);
@@ -239,8 +264,13 @@ impl Frames {
                 self.last_dts = record.dts.max(self.last_dts.saturating_add(1)).min(record.pts);
                 buffer.set_dts(time(self.last_dts));
             }
-            buffer
-                .set_duration((record.duration != NONE).then(|| gst::ClockTime::from_nseconds(record.duration as u64)));
+            if record.duration != NONE {
+                let (pts, dts) = *self.first.get_or_insert((record.pts, self.last_dts));
+                self.end = self.end.max(record.pts + record.duration);
+                // MP4 ends when all frames have been decoded. Where some are missing, that is before the last is shown.
+                let rest = if last { (self.end - pts) - (self.last_dts - dts) } else { 0 };
+                buffer.set_duration(gst::ClockTime::from_nseconds(record.duration.max(rest) as u64));
+            }
             if !record.key {
                 buffer.set_flags(gst::BufferFlags::DELTA_UNIT);
             }

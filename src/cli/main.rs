@@ -1,16 +1,26 @@
 //! The `fastvsr` command: one module per subcommand, each with its arguments; what several need lies in `clip`,
 //! `encoder`, `upscaler` and `playback`. Everything runs on the element, which is compiled in.
 
+/// As the standard library's, but nobody who reads is no reason to panic, and undoes nothing that is done.
+macro_rules! println {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod bench;
 mod clip;
 mod compare;
 mod doctor;
 mod encoder;
+mod hidden;
 mod journal;
 mod models;
 mod mux;
 mod playback;
 mod prewarm;
+mod streams;
 mod time;
 mod upscale;
 mod upscaler;

@@ -1,11 +1,7 @@
 //! Owns the finished file: the upscaled video with the audio, subtitles, tags and chapters of the input, written beside
 //! the output and renamed when it is whole.
 
-use std::{
-    fs::{self, File},
-    path::Path,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeMap, fs, io::Seek, os::fd::AsRawFd, path::Path};
 
 use anyhow::{Context, Result};
 use gst::prelude::*;
@@ -13,31 +9,74 @@ use gst::prelude::*;
 use crate::{
     clip::{Clip, Range, stream_time},
     encoder::Container,
-    journal::{self, Frames},
-    playback::Playback,
+    hidden,
+    journal::{Frames, Journal},
+    playback::{Failure, Playback},
+    streams::{self, Stream, words},
 };
 
 /// Ticks a second in MP4: whole numbers for every usual frame rate, 1001st parts and milliseconds.
 const TIMESCALE: u32 = 120_000;
 
+/// Takes what comes: the streams of a file lie at any distance from each other.
+const QUEUE: &str = "queue max-size-time=0 max-size-bytes=0 max-size-buffers=0";
+
+/// What the elements of a stream are in; its number follows.
+const STREAM: &str = "stream-";
+
 /// Writes `output` from the frames of its journal and the other streams of the clip. Gives notes for the user.
-pub(crate) fn write(clip: &Clip, range: Range, container: Container, output: &Path) -> Result<Vec<String>> {
-    let part = journal::beside(output, "part");
-    let result = write_to(clip, range, container, &journal::path(output), &part);
-    let notes = result.inspect_err(|_| drop(fs::remove_file(&part)))?;
-    File::open(&part)?.sync_all()?;
-    fs::rename(&part, output).with_context(|| format!("cannot write `{}`", output.display()))?;
-    Ok(notes)
+pub(crate) fn write(
+    clip: &Clip,
+    range: Range,
+    container: Container,
+    journal: &Journal,
+    output: &Path,
+) -> Result<Vec<String>> {
+    let (part, file) = hidden::create(output, "part")?;
+    let write = || {
+        let mut failed = BTreeMap::new();
+        let mut notes = loop {
+            file.set_len(0)?;
+            (&file).rewind()?;
+            let result = write_to(clip, range, container, journal.read(range.from)?, &file, &failed);
+            clip.check_unchanged()?;
+            match result {
+                Ok(notes) => break notes,
+                // A stream that cannot be brought over does not cost the others.
+                Err(err) => match failed_stream(&err).filter(|index| !failed.contains_key(index)) {
+                    Some(index) => drop(failed.insert(index, err)),
+                    None => return Err(err),
+                },
+            }
+        };
+        notes.extend(failed.values().map(|err| format!("a stream that cannot be read or encoded is left out: {err}")));
+        file.sync_all()?;
+        fs::rename(&part, output).with_context(|| format!("cannot write `{}`", output.display()))?;
+        Ok(notes)
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&part)))
 }
 
-fn write_to(clip: &Clip, range: Range, container: Container, journal: &Path, part: &Path) -> Result<Vec<String>> {
-    let mut frames = Frames::open(journal, range.from)?;
+/// Which stream's own elements an error comes from.
+fn failed_stream(err: &anyhow::Error) -> Option<usize> {
+    let (_, place) = err.downcast_ref::<Failure>()?.place.split_once(&format!(":{STREAM}"))?;
+    place.split('/').next()?.parse().ok()
+}
+
+fn write_to(
+    clip: &Clip,
+    range: Range,
+    container: Container,
+    mut frames: Frames,
+    part: &fs::File,
+    failed: &BTreeMap<usize, anyhow::Error>,
+) -> Result<Vec<String>> {
     let playback = Playback::new(&format!(
-        "filesrc name=file ! parsebin name=streams  {} name=mux ! filesink name=part  appsrc name=video format=time handle-segment-change=true",
+        "{}  {} name=mux ! fdsink name=part  appsrc name=video format=time handle-segment-change=true",
+        streams::SPLIT,
         container.muxer()
     ))?;
-    playback.element("file").set_property("location", &clip.path);
-    playback.element("part").set_property("location", part);
+    playback.element("part").set_property("fd", part.as_raw_fd());
     let mux = playback.element("mux");
     if let Some(tags) = mux.dynamic_cast_ref::<gst::TagSetter>() {
         tags.merge_tags(&clip.tags, gst::TagMergeMode::Append);
@@ -61,71 +100,134 @@ fn write_to(clip: &Clip, range: Range, container: Container, journal: &Path, par
     if pad.has_property("trak-timescale") {
         pad.set_property("trak-timescale", TIMESCALE);
     }
-    video.static_pad("src").expect("an appsrc has a source pad").link(&pad)?;
-
-    // A muxer takes no further stream once it has begun, which the video would make it do. All streams are there
-    // before the first has data.
+    let source = video.static_pad("src").expect("an appsrc has a source pad");
+    source.link(&pad)?;
+    // A muxer takes no further stream once it has begun, which the video would make it do.
     video.set_locked_state(true);
-    let notes = Arc::new(Mutex::new(Vec::new()));
-    let streams = playback.element("streams");
-    streams.connect_pad_added({
-        let (pipeline, notes) = (playback.0.downgrade(), Arc::clone(&notes));
-        move |_, pad| {
-            let Some(pipeline) = pipeline.upgrade() else { return };
-            let video = video.clone();
-            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-                video.set_locked_state(false);
-                let _ = video.sync_state_with_parent();
-                gst::PadProbeReturn::Remove
-            });
-            let note = match keep(&pipeline, pad, container, range) {
-                Ok(note) => note,
-                Err(err) => {
-                    drop(discard(&pipeline, pad));
-                    Some(format!("a stream is left out: {err:#}"))
+
+    let streams = clip.streams(&playback)?;
+    let film = streams::film(&streams);
+    let mut notes = lost_tags(clip);
+    let mut kept = Vec::new();
+    for (index, stream) in streams.into_iter().enumerate() {
+        if Some(index) == film || failed.contains_key(&index) {
+            stream.discard(&playback)?;
+        } else {
+            match route(&mux, &stream, container) {
+                Ok((route, note)) => {
+                    notes.extend(note);
+                    kept.push((index, stream, route));
                 }
-            };
-            notes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).extend(note);
+                Err(reason) => {
+                    notes.push(reason);
+                    stream.discard(&playback)?;
+                }
+            }
         }
-    });
+    }
+    // All are linked before the first flows.
+    let linked: Vec<_> = kept
+        .iter()
+        .map(|(index, stream, route)| link(&playback, &mux, *index, stream, route))
+        .collect::<Result<_>>()?;
+    for ((_, stream, _), sink) in kept.into_iter().zip(linked) {
+        trim(&stream.pad(), clip.origin, range);
+        stream.flow(&sink, 0)?;
+    }
+    video.set_locked_state(false);
+    if let Some(tags) = &clip.video_tags {
+        source.add_probe(gst::PadProbeType::BUFFER, {
+            let tags = tags.clone();
+            move |pad, _| {
+                pad.push_event(gst::event::Tag::new(tags.clone()));
+                gst::PadProbeReturn::Remove
+            }
+        });
+    }
+    video.sync_state_with_parent()?;
     playback.run(|| {})?;
-    drop(playback);
-    let notes = std::mem::take(&mut *notes.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
     Ok(notes)
 }
 
-/// Links a stream of the input to the muxer, if it is not the video; what the user should know of it.
-fn keep(pipeline: &gst::Pipeline, pad: &gst::Pad, container: Container, range: Range) -> Result<Option<String>> {
-    let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-    let format = caps.structure(0).context("a stream without a format")?;
-    let name = format.name().as_str();
-    let kind = match name.split('/').next().unwrap_or_default() {
+/// What no muxer of GStreamer writes.
+fn lost_tags(clip: &Clip) -> Vec<String> {
+    let attached = clip.tags.size_by_name("attachment") + clip.tags.size_by_name("image");
+    if attached == 0 {
+        return Vec::new();
+    }
+    vec![format!("attachments (fonts, pictures): GStreamer cannot write them, {attached} are left out")]
+}
+
+/// How a stream gets into the muxer.
+#[derive(Debug)]
+struct Route {
+    /// What the muxer's pad is made from.
+    pad: gst::PadTemplate,
+    /// Elements between `first` and `last`.
+    elements: String,
+    /// Markup in its text is taken out.
+    plain: bool,
+}
+
+/// How a stream gets into the muxer, and what the user should know of it; or why it is left out.
+fn route(mux: &gst::Element, stream: &Stream, container: Container) -> Result<(Route, Option<String>), String> {
+    let words = words(&stream.caps);
+    let pad = match stream.kind() {
         "audio" => "audio_%u",
-        "video" | "image" => {
-            discard(pipeline, pad)?;
-            return Ok(None);
+        "subtitle" => "subtitle_%u",
+        _ => return Err(format!("a further stream ({words}) is left out")),
+    };
+    let out = || format!("{}: {words} does not fit this kind of file and is left out", stream.kind());
+    let template = mux.pad_template(pad).ok_or_else(out)?;
+    let takes = template.caps().to_owned();
+    let route = |elements: String, plain| Route { pad: template.clone(), elements, plain };
+    // Muxers say that they take what is unknown, and do not.
+    if stream.caps.is_subset(&takes) && !stream.name().ends_with("-unknown") {
+        return Ok((route("identity".into(), false), None));
+    }
+    if pad == "audio_%u" {
+        if let Some(parser) = parser(&stream.caps, &takes) {
+            return Ok((route(parser, false), None));
         }
-        _ => "subtitle_%u",
-    };
-    let mux = pipeline.by_name("mux").context("the pipeline has no muxer")?;
-    let template = mux.pad_template(kind);
-    let holds = template.as_ref().is_some_and(|template| template.caps().can_intersect(&caps));
-    let plain = "queue max-size-time=0 max-size-bytes=0 max-size-buffers=0";
-    let (chain, note) = if holds {
-        (format!("{plain} name=first ! identity name=last"), None)
-    } else if kind == "audio_%u" {
         let encoder = container.audio_encoder();
-        let chain =
-            format!("{plain} name=first ! decodebin ! audioconvert ! audioresample ! {encoder} ! {plain} name=last");
-        (chain, Some(format!("audio: {name} does not fit this kind of file and was encoded anew with {encoder}")))
-    } else if name == "text/x-raw" && template.is_some() {
-        (format!("{plain} name=first ! capssetter name=last replace=true caps=text/x-raw,format=utf8"), None)
-    } else {
-        discard(pipeline, pad)?;
-        return Ok(Some(format!("subtitles: {name} does not fit this kind of file and was left out")));
+        // Else a converter may choose fewer.
+        let channels = stream.caps.structure(0).and_then(|format| format.get::<i32>("channels").ok());
+        let channels = channels.map_or_else(String::new, |n| format!("audio/x-raw,channels={n} ! "));
+        let elements = format!("decodebin ! audioconvert ! audioresample ! {channels}{encoder} ! {QUEUE}");
+        let note = format!("audio: {words} does not fit this kind of file and is encoded anew with {encoder}");
+        return Ok((route(elements, false), Some(note)));
+    }
+    let plain = "capssetter replace=true caps=text/x-raw,format=utf8";
+    match stream.name() {
+        "text/x-raw" => Ok((route(plain.into(), true), None)),
+        "application/x-ass" | "application/x-ssa" => {
+            let note = format!("subtitles: {words} becomes plain text in this kind of file; .mkv keeps its styles");
+            Ok((route(format!("ssaparse ! {plain}"), true), Some(note)))
+        }
+        _ => Err(out()),
+    }
+}
+
+/// An element that makes what a muxer takes of a stream without decoding it.
+fn parser(caps: &gst::Caps, takes: &gst::Caps) -> Option<String> {
+    let parsers = gst::ElementFactory::factories_with_type(gst::ElementFactoryType::PARSER, gst::Rank::MARGINAL);
+    let same = |factory: &gst::ElementFactory| {
+        let mut templates = factory.static_pad_templates().into_iter();
+        templates.any(|template| {
+            let common = template.caps().intersect(takes);
+            template.direction() == gst::PadDirection::Src
+                && common.iter().any(|format| Some(format.name()) == caps.structure(0).map(|own| own.name()))
+        })
     };
-    trim(pad, range);
-    let chain = gst::parse::bin_from_description(&chain, false)?;
+    let parser = parsers.into_iter().find(|factory| factory.can_sink_all_caps(caps) && same(factory))?;
+    Some(parser.name().into())
+}
+
+/// Links a route to the muxer; gives the pad where it begins.
+fn link(playback: &Playback, mux: &gst::Element, index: usize, stream: &Stream, route: &Route) -> Result<gst::Pad> {
+    let description = format!("{QUEUE} name=first ! {} ! identity name=last", route.elements);
+    let chain = gst::parse::bin_from_description(&description, false)?;
+    chain.set_property("name", format!("{STREAM}{index}"));
     // Named, as GStreamer may take the sink pad that waits for decodebin for the bin's.
     let outer = |name: &str, pad: &str| -> Result<gst::GhostPad> {
         let inner = chain.by_name(name).and_then(|element| element.static_pad(pad)).context("no such pad")?;
@@ -134,31 +236,19 @@ fn keep(pipeline: &gst::Pipeline, pad: &gst::Pad, container: Container, range: R
         Ok(outer)
     };
     let (sink, source) = (outer("first", "sink")?, outer("last", "src")?);
-    if !holds && kind == "subtitle_%u" {
+    if route.plain {
         plain_text(source.upcast_ref());
     }
-    let target = mux.request_pad_simple(kind).context("the muxer takes no more streams of this kind")?;
-    pipeline.add(&chain)?;
-    if let Err(err) = source.link(&target).and_then(|_| pad.link(&sink)) {
-        // Muxer and pipeline would wait for it without end.
-        mux.release_request_pad(&target);
-        pipeline.remove(&chain)?;
-        return Err(err.into());
-    }
+    playback.0.add(&chain)?;
+    let target = mux.request_pad(&route.pad, None, None);
+    let target = target.with_context(|| format!("the muxer takes no further stream ({})", words(&stream.caps)))?;
+    source.link(&target)?;
     chain.sync_state_with_parent()?;
-    Ok(note)
-}
-
-fn discard(pipeline: &gst::Pipeline, pad: &gst::Pad) -> Result<()> {
-    let sink = gst::ElementFactory::make("fakesink").property("sync", false).property("async", false).build()?;
-    pipeline.add(&sink)?;
-    sink.sync_state_with_parent()?;
-    pad.link(&sink.static_pad("sink").context("no sink pad")?)?;
-    Ok(())
+    Ok(sink.upcast())
 }
 
 /// Keeps what lies in the range, and lets it begin at zero.
-fn trim(pad: &gst::Pad, range: Range) {
+fn trim(pad: &gst::Pad, origin: gst::ClockTime, range: Range) {
     let (from, to) = (range.from.nseconds() as i64, range.to.map(|to| to.nseconds() as i64));
     pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
         let time = info.buffer().and_then(|buffer| stream_time(pad, buffer.pts()));
@@ -167,7 +257,7 @@ fn trim(pad: &gst::Pad, range: Range) {
             _ => gst::PadProbeReturn::Ok,
         }
     });
-    pad.set_offset(-from);
+    pad.set_offset(origin.nseconds() as i64 - from);
 }
 
 /// Makes plain text of text with markup, which muxers do not take.

@@ -2,31 +2,43 @@
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use gst::prelude::*;
 use indicatif::{ProgressBar, ProgressStyle};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// Whether there is work that ends in order when it is interrupted.
+static ORDERLY: AtomicBool = AtomicBool::new(false);
+
 /// How often the progress bar is drawn and an interruption noticed.
 const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(100);
+
+/// Longest wait for a file to say what it is, or for its first frame.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Ctrl-C, or a signal that asks to terminate.
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub(crate) struct Interrupted;
 
-/// Lets the first Ctrl-C end the work in order; the second ends the process.
+/// Lets Ctrl-C end the process: at once, while there is nothing to be put in order, and the second time.
 pub(crate) fn catch_signals() -> Result<()> {
     ctrlc::set_handler(|| {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
+        if INTERRUPTED.swap(true, Ordering::SeqCst) || !ORDERLY.load(Ordering::SeqCst) {
+            // SAFETY: ends the process, whatever other threads compute; there are no files to close.
+            unsafe { libc::_exit(130) };
         }
     })?;
     Ok(())
+}
+
+/// From now on the first Ctrl-C ends the work in order.
+pub(crate) fn be_orderly() {
+    ORDERLY.store(true, Ordering::SeqCst);
 }
 
 /// Fails if the user has interrupted.
@@ -78,6 +90,21 @@ impl Playback {
         if let gst::MessageView::Error(err) = message.view() { Some(describe(err)) } else { None }
     }
 
+    /// Waits until something is so. `late` says what it means if it never is.
+    pub(crate) fn wait(&self, late: &str, ready: impl Fn() -> bool) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let bus = self.0.bus().expect("every pipeline has a bus");
+        while !ready() {
+            check_interrupted()?;
+            ensure!(Instant::now() < deadline, "{late}");
+            let message = bus.timed_pop_filtered(gst::ClockTime::from_mseconds(2), &[gst::MessageType::Error]);
+            if let Some(gst::MessageView::Error(err)) = message.as_ref().map(|message| message.view()) {
+                return Err(describe(err));
+            }
+        }
+        Ok(())
+    }
+
     /// Plays to the end; calls `tick` some times a second.
     pub(crate) fn run(&self, mut tick: impl FnMut()) -> Result<()> {
         self.set_state(gst::State::Playing)?;
@@ -95,17 +122,31 @@ impl Playback {
     }
 }
 
+/// What went wrong in a pipeline, and where.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Failure {
+    /// The names of the element and all that it is in.
+    pub(crate) place: String,
+    text: String,
+}
+
 fn describe(err: &gst::message::Error) -> anyhow::Error {
+    let place = err.src().map_or_else(String::new, |src| src.path_string().into());
+    Failure { place, text: in_words(err) }.into()
+}
+
+fn in_words(err: &gst::message::Error) -> String {
     let error = err.error();
     if error.matches(gst::ResourceError::NoSpaceLeft) {
-        return anyhow!("{error} Free some space and go on with --resume");
+        return format!("{error} Free some space and go on with --resume");
     }
     // "Internal data stream error" alone says nothing; the reason is in the details.
     let detail = err.debug().filter(|_| error.matches(gst::StreamError::Failed));
     let source = err.src().map_or_else(String::new, |src| format!("{}: ", src.name()));
     match detail {
-        Some(detail) => anyhow!("{source}{error} {}", detail.lines().last().unwrap_or_default()),
-        None => anyhow!("{error}"),
+        Some(detail) => format!("{source}{error} {}", detail.lines().last().unwrap_or_default()),
+        None => error.to_string(),
     }
 }
 

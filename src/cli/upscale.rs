@@ -2,7 +2,6 @@
 //! then the output is put together from it. What was interrupted goes on with `--resume`.
 
 use std::{
-    fs,
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -15,9 +14,9 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use gst::prelude::*;
 
 use crate::{
-    clip::{self, Clip, Range},
-    encoder::{self, Codec, Container},
-    journal::{self, Done, Journal},
+    clip::{self, Clip, Deinterlace, Range},
+    encoder::{self, Codec, Container, Encoder},
+    journal::{Done, Journal},
     mux,
     playback::{self, Interrupted, Playback},
     time,
@@ -46,6 +45,9 @@ pub(crate) struct Args {
     /// Quality of the encoded video, as x264's crf: 0 is lossless, 18 looks like it, 51 is the worst
     #[arg(long, default_value_t = 18, value_parser = clap::value_parser!(u32).range(0..=51))]
     quality: u32,
+    /// What becomes of interlaced video
+    #[arg(long, value_enum, default_value_t = Deinterlace::Auto)]
+    deinterlace: Deinterlace,
     /// Begin at this time: seconds, or [hours:]minutes:seconds
     #[arg(long, value_parser = time::parse)]
     start: Option<gst::ClockTime>,
@@ -63,45 +65,59 @@ pub(crate) struct Args {
     force: bool,
 }
 
+/// All that is settled before the work begins.
+struct Job<'a> {
+    args: &'a Args,
+    clip: Clip,
+    range: Range,
+    encoder: Encoder,
+}
+
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    playback::be_orderly();
     let begin = Instant::now();
-    let clip = Clip::open(&args.input)?;
+    let clip = Clip::open(&args.input, args.deinterlace)?;
     let container = Container::of(&args.output)?;
+    let there = args.output.metadata();
     ensure!(
         args.output.canonicalize().ok().as_ref() != Some(&clip.path),
         "input and output are the same file, `{}`: expected another name for the output",
         args.output.display()
     );
     ensure!(
-        args.force || args.resume || !args.output.exists(),
+        there.as_ref().map_or(true, |about| about.is_file()),
+        "`{}` is a folder or device: expected the name of a file to write",
+        args.output.display()
+    );
+    ensure!(
+        args.force || args.resume || there.is_err(),
         "`{}` exists: give another name, or --force to replace it",
         args.output.display()
     );
     let range = range(args, &clip)?;
-    let encoder = encoder::choose(args.codec, container, args.quality, clip.deep)?;
-    if clip.interlaced {
-        eprintln!("note: the video is interlaced and is deinterlaced, one frame for two fields");
+    let size = size(&clip, args.upscaler.scale()? as u32);
+    let encoder = encoder::choose(args.codec, container, args.quality, &clip.video, size)?;
+    for note in notes(args, &clip, &encoder, size) {
+        eprintln!("note: {note}");
     }
 
-    let journal = journal::path(&args.output);
-    let (writer, done) = open_journal(args, &clip, range, encoder.element)?;
-    let outcome = upscale(args, &clip, range, &encoder.launch, writer, done);
-    let frames = match outcome {
-        Ok(frames) => frames,
-        Err((err, frames)) => {
-            if frames == 0 {
-                let _ = fs::remove_file(&journal);
-            } else if err.is::<Interrupted>() {
-                return Err(err.context(format!("after {frames} frames; the same command with --resume goes on")));
-            } else {
-                return Err(err.context(format!("stopped after {frames} frames, which --resume can go on from")));
-            }
-            return Err(err);
+    let job = Job { args, clip, range, encoder };
+    let (journal, done) = open_journal(&job)?;
+    let (journal, result) = upscale(&job, journal, done);
+    let frames = journal.frames;
+    result.map_err(|err| {
+        if frames == 0 {
+            journal.remove();
+            err
+        } else if err.is::<Interrupted>() {
+            err.context(format!("after {frames} frames; the same command with --resume goes on"))
+        } else {
+            err.context(format!("stopped after {frames} frames, which --resume can go on from"))
         }
-    };
-    let notes = mux::write(&clip, range, container, &args.output)?;
-    fs::remove_file(&journal)?;
+    })?;
+    let notes = mux::write(&job.clip, range, container, &journal, &args.output)?;
+    journal.remove();
     for note in notes {
         eprintln!("note: {note}");
     }
@@ -109,86 +125,118 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!(
         "{}: {frames} frames, {} by {}, {seconds:.1} s ({:.1} fps)",
         args.output.display(),
-        encoder.codec,
-        encoder.element,
+        job.encoder.codec,
+        job.encoder.element,
         new as f64 / seconds
     );
     Ok(())
 }
 
+/// Width and height of the output: even, as encoders want them.
+fn size(clip: &Clip, scale: u32) -> (u32, u32) {
+    let even = |side: u32| (side * scale).next_multiple_of(2);
+    (even(clip.video.width()), even(clip.video.height()))
+}
+
+/// What the user should know before the work.
+fn notes(args: &Args, clip: &Clip, encoder: &Encoder, (width, height): (u32, u32)) -> Vec<String> {
+    let mut notes = Vec::new();
+    if encoder::is_hdr(&clip.video) {
+        let bits = if encoder.deep { "10 bits" } else { "8 bits, which show steps; --codec h265 has 10" };
+        notes.push(format!("the film is HDR: it is encoded as {} in {bits}", encoder.codec));
+    }
+    if clip.interlaced && args.deinterlace == Deinterlace::Auto {
+        notes.push(
+            "the video is interlaced and is deinterlaced, one frame for two fields; --deinterlace field gives one for each"
+                .into(),
+        );
+    }
+    if (clip.video.width() | clip.video.height()) % 2 == 1 {
+        notes.push(format!(
+            "encoders want even sizes: the picture is stretched to {width}x{height}, by less than a pixel"
+        ));
+    }
+    notes
+}
+
 /// Which part of the clip the arguments ask for.
 fn range(args: &Args, clip: &Clip) -> Result<Range> {
     let middle = || clip.duration.map_or(gst::ClockTime::ZERO, |whole| whole.saturating_sub(PREVIEW) / 2);
-    let from = args.start.unwrap_or_else(|| if args.preview { middle() } else { gst::ClockTime::ZERO });
-    if let Some(end) = clip.duration.filter(|end| from >= *end) {
-        bail!("--start: expected a time before the end at {}, got {}", time::show(end), time::show(from));
+    let start = args.start.unwrap_or_else(|| if args.preview { middle() } else { gst::ClockTime::ZERO });
+    if let Some(end) = clip.duration.filter(|end| start >= *end) {
+        bail!("--start: expected a time before the end at {}, got {}", time::show(end), time::show(start));
     }
+    let from = clip.zero + start;
     let duration = args.duration.or(args.preview.then_some(PREVIEW));
     ensure!(duration.is_none_or(|duration| !duration.is_zero()), "--duration: expected more than 0");
     Ok(Range { from, to: duration.map(|duration| from + duration) })
 }
 
 /// The journal to write, and what it has already.
-fn open_journal(args: &Args, clip: &Clip, range: Range, encoder: &str) -> Result<(Journal, Done)> {
-    let path = journal::path(&args.output);
+fn open_journal(job: &Job) -> Result<(Journal, Done)> {
+    let Job { args, clip, range, encoder } = job;
     let to = range.to.map_or_else(String::new, |to| to.nseconds().to_string());
     let recipe = format!(
-        "fastvsr {}, {:?} {}, --model {} --scale {}{}, {encoder} --quality {}, ns {}..{to}",
+        "{}, {:?} {}, --model {} {} --provider {} --scale {}{}, {} --quality {} --deinterlace {:?}, ns {}..{to}",
         env!("CARGO_PKG_VERSION"),
         clip.path,
         clip.identity,
         args.upscaler.model,
+        args.upscaler.fingerprint()?,
+        args.upscaler.provider,
         args.upscaler.scale()?,
         args.upscaler.properties(),
+        encoder.element,
         args.quality,
+        args.deinterlace,
         range.from.nseconds(),
     );
-    match (path.exists(), args.resume) {
-        (true, true) => Journal::resume(&path, &recipe),
+    let there = Journal::exists(&args.output);
+    ensure!(
+        there || !args.resume || !args.output.exists(),
+        "`{}` is finished: there is nothing to resume",
+        args.output.display()
+    );
+    let mut journal = Journal::open(&args.output)?;
+    let done = match (there, args.resume) {
+        (true, true) => journal.resume(&recipe)?,
         (true, false) if !args.force => bail!(
             "an interrupted run for `{}` is there: go on with --resume, or begin anew with --force",
             args.output.display()
         ),
-        (false, true) if args.output.exists() => {
-            bail!("`{}` is finished: there is nothing to resume", args.output.display())
+        _ => {
+            journal.begin(&recipe)?;
+            Done::default()
         }
-        _ => Ok((Journal::create(&path, &recipe)?, Done::default())),
-    }
-}
-
-/// Upscales and encodes the frames that the journal lacks. Gives the number of frames in it, also after an error.
-fn upscale(
-    args: &Args,
-    clip: &Clip,
-    range: Range,
-    encoder: &str,
-    writer: Journal,
-    done: Done,
-) -> Result<u64, (anyhow::Error, u64)> {
-    let writer = Arc::new(Mutex::new((writer, None)));
-    let result = play(args, clip, range, encoder, &writer, done);
-    // The pipeline is gone, so nobody else has the lock for long.
-    let (writer, failure) = &mut *writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let result = match failure.take() {
-        Some(failure) => Err(failure),
-        None => result.and_then(|()| Ok(writer.flush()?)),
     };
-    let _ = writer.flush();
-    match result {
-        Ok(()) => Ok(writer.frames),
-        Err(err) => Err((err, writer.frames)),
-    }
+    Ok((journal, done))
 }
 
-type Shared = Arc<Mutex<(Journal, Option<anyhow::Error>)>>;
+/// Upscales and encodes the frames that the journal lacks. Gives the journal back, also after an error.
+fn upscale(job: &Job, journal: Journal, done: Done) -> (Journal, Result<()>) {
+    let shared = Arc::new(Mutex::new((Some(journal), None)));
+    let result = play(job, &shared, done);
+    // The pipeline is gone, and nobody else writes.
+    let (journal, failure) = &mut *shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let mut journal = journal.take().expect("nobody else takes it");
+    let flushed = journal.flush();
+    let result = failure.take().map_or(result, Err).and_then(|()| Ok(flushed?));
+    (journal, result)
+}
 
-fn play(args: &Args, clip: &Clip, range: Range, encoder: &str, writer: &Shared, done: Done) -> Result<()> {
+type Shared = Arc<Mutex<(Option<Journal>, Option<anyhow::Error>)>>;
+
+fn play(job: &Job, writer: &Shared, done: Done) -> Result<()> {
+    let Job { args, clip, range, encoder } = job;
     let playback = Playback::new(&format!(
-        "{} ! fastvsr name=vsr ! queue max-size-time=0 max-size-bytes=0 max-size-buffers=4 name=large ! \
-         videoconvert ! {encoder} ! appsink name=sink sync=false max-buffers=8",
-        clip::READ
+        "{} ! fastvsr name=vsr ! queue max-size-time=0 max-size-bytes=0 max-size-buffers=4 name=large ! {} ! \
+         appsink name=sink sync=false max-buffers=8",
+        clip::read(),
+        encoder.launch
     ))?;
-    args.upscaler.configure(&playback.element("vsr"))?;
+    let element = playback.element("vsr");
+    args.upscaler.configure(&element)?;
+    element.set_property("scale", args.upscaler.scale()? as u32);
 
     // Only frames after the last that is kept, or from the start that is asked for, are encoded.
     let first = done.last.map_or(range.from.nseconds() as i64, |last| last + 1);
@@ -212,7 +260,7 @@ fn play(args: &Args, clip: &Clip, range: Range, encoder: &str, writer: &Shared, 
                 move |sink| {
                     let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
                     let (journal, failure) = &mut *writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                    journal.append(&sample).map_err(|err| {
+                    journal.as_mut().ok_or(gst::FlowError::Flushing)?.append(&sample).map_err(|err| {
                         failure.get_or_insert(err.context("cannot write the upscaled video"));
                         gst::FlowError::Error
                     })?;
@@ -224,14 +272,16 @@ fn play(args: &Args, clip: &Clip, range: Range, encoder: &str, writer: &Shared, 
     let warm = gst::ClockTime::from_nseconds(first.max(0) as u64).saturating_sub(WARM_UP);
     clip.attach(&playback, Range { from: warm, to: range.to })?;
 
-    let bar = playback::progress(clip.frames(range));
+    let bar = playback::progress(clip.frames(*range));
     bar.set_position(done.frames);
     bar.reset_eta();
     let result = playback.run(|| bar.set_position(done.frames + encoded.load(Ordering::Relaxed)));
     bar.finish_and_clear();
     result?;
     drop(playback);
-    let kept = writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).0.frames;
+    clip.check_unchanged()?;
+    let kept =
+        writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).0.as_ref().map_or(0, |journal| journal.frames);
     let expected = done.frames + encoded.load(Ordering::Relaxed);
     ensure!(kept > 0, "`{}` has no frame in this range", args.input.display());
     if kept != expected {

@@ -9,6 +9,7 @@ use gstfastvsr::{
     engine::{self, Engine, Key, Runtime, Severity},
     model::Source,
 };
+use sha2::{Digest, Sha256};
 
 /// What `--provider` may be, as the element's property has it.
 pub(crate) const PROVIDERS: [&str; 5] = ["auto", "cpu", "openvino", "cuda", "tensorrt"];
@@ -66,6 +67,12 @@ impl Upscaler {
     /// The properties as they were given, with a space before each.
     pub(crate) fn properties(&self) -> String {
         self.properties.iter().map(|(name, value)| format!(" --property {name}={value}")).collect()
+    }
+
+    /// Stands for the very graphs of the model: another version under the same name has another.
+    pub(crate) fn fingerprint(&self) -> Result<String> {
+        let manifest = format!("{:?}", Source::find(&self.model)?.manifest()?);
+        Ok(Sha256::digest(manifest).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// The engine that the element has.

@@ -1,0 +1,359 @@
+//! Films as people have them, through `fastvsr upscale`: recordings, tapes, cameras' pictures in a row, colours that
+//! nobody told. Each is made here, small, and stands for its kind.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+    sync::{Arc, Mutex},
+};
+
+use common::*;
+use gst::prelude::*;
+
+fn upscale(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fastvsr"));
+    command.current_dir(folder).arg("upscale").args(arguments).args(["--scale", "2", "--provider", "cpu"]);
+    command.output().unwrap()
+}
+
+/// Upscales, and gives the notes.
+#[track_caller]
+fn upscaled(folder: &Path, arguments: &[&str]) -> String {
+    let output = upscale(folder, arguments);
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+/// Makes a file of a test picture, 64x48 with 25 frames a second, and a tone for as long.
+fn film(file: &Path, frames: u32, raw: &str, encoder: &str, mux: &str, audio: &str) {
+    let sound = match audio {
+        "" => String::new(),
+        encoder => format!(
+            "audiotestsrc num-buffers={} samplesperbuffer=1920 ! audio/x-raw,rate=48000,channels=2 ! {encoder} ! mux.",
+            frames
+        ),
+    };
+    Pipeline::new(&format!(
+        "videotestsrc num-buffers={frames} pattern=ball ! video/x-raw,width=64,height=48,framerate=25/1,{raw} ! \
+         {encoder} ! {mux} name=mux ! filesink location={}  {sound}",
+        file.display()
+    ))
+    .run();
+}
+
+/// What one stream of a file has: its caps, and when its packets are presented, counted from the beginning of the file.
+#[derive(Debug, Clone)]
+struct Track {
+    caps: gst::Caps,
+    times: Vec<u64>,
+}
+
+/// The streams of a file whose format begins so.
+fn tracks(file: &Path, kind: &str) -> Vec<Track> {
+    init();
+    let pipeline = Pipeline::new(&format!("filesrc location={} ! parsebin name=streams", file.display()));
+    let tracks = Arc::<Mutex<Vec<(String, Track)>>>::default();
+    let (bin, seen) = (pipeline.0.downgrade(), tracks.clone());
+    pipeline.by_name("streams").unwrap().connect_pad_added(move |_, pad| {
+        let sink = gst::ElementFactory::make("fakesink").property("sync", false).property("async", false);
+        let (sink, bin) = (sink.build().unwrap(), bin.upgrade().unwrap());
+        bin.add(&sink).unwrap();
+        sink.sync_state_with_parent().unwrap();
+        let seen = seen.clone();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+            let event = pad.sticky_event::<gst::event::Segment>(0).unwrap();
+            let segment = event.segment().downcast_ref::<gst::ClockTime>().unwrap();
+            let time = segment.to_running_time(info.buffer().unwrap().pts());
+            let time = time.map_or(u64::MAX, |time| (time.nseconds() + 500_000) / 1_000_000);
+            let mut seen = seen.lock().unwrap();
+            let name = pad.name().to_string();
+            match seen.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, track)) => track.times.push(time),
+                None => seen.push((name, Track { caps: pad.current_caps().unwrap(), times: vec![time] })),
+            }
+            gst::PadProbeReturn::Ok
+        });
+        pad.link(&sink.static_pad("sink").unwrap()).unwrap();
+    });
+    pipeline.run();
+    let tracks = std::mem::take(&mut *tracks.lock().unwrap());
+    let name = |track: &Track| track.caps.structure(0).unwrap().name().to_string();
+    tracks.into_iter().map(|(_, track)| track).filter(|track| name(track).starts_with(kind)).collect()
+}
+
+/// When the frames of the only video are shown, in order.
+#[track_caller]
+fn shown(file: &Path) -> Vec<u64> {
+    let mut video = tracks(file, "video");
+    assert_eq!(video.len(), 1, "{video:?}");
+    let mut times = video.remove(0).times;
+    times.sort_unstable();
+    assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
+    times
+}
+
+fn leftovers(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with('.')).collect()
+}
+
+#[test]
+fn sound_of_recordings_is_there_and_in_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    // Their demuxers count from elsewhere than nought, or show their streams one by one.
+    for (name, encoder, mux, audio) in [
+        ("a.ts", "x264enc key-int-max=25", "mpegtsmux", "avenc_aac"),
+        ("a.m2ts", "x264enc key-int-max=25", "mpegtsmux m2ts-mode=true", "avenc_ac3"),
+        (
+            "a.mpg",
+            "x264enc tune=zerolatency key-int-max=25 ! video/x-h264,stream-format=byte-stream",
+            "mpegpsmux",
+            "avenc_mp2 ! mpegaudioparse",
+        ),
+        ("a.flv", "x264enc ! h264parse", "flvmux", "avenc_aac ! aacparse"),
+    ] {
+        let input = at.join(name);
+        film(&input, 50, "format=I420", encoder, mux, audio);
+        for (part, from) in [(&[][..], 0), (&["--start", "0.8"], 800)] {
+            let output = at.join(format!("{name}-{from}.mkv"));
+            upscaled(at, &[&[name, output.to_str().unwrap()], part].concat());
+            let (video, sound) = (shown(&output), tracks(&output, "audio"));
+            assert_eq!(video.len(), 50 - from / 40, "{name}");
+            assert!(video[0] <= 40, "{name}: the picture begins at {} ms", video[0]);
+            assert_eq!(sound.len(), 1, "{name}: the sound is gone");
+            // GStreamer 1.22 itself loses up to six packets at the beginning of a programme stream.
+            let (first, last) = (sound[0].times[0], *sound[0].times.iter().rfind(|time| **time < 1 << 40).unwrap());
+            assert!(first.abs_diff(video[0]) <= 200, "{name}: picture at {} ms, sound at {first} ms", video[0]);
+            assert!(last.abs_diff(*video.last().unwrap()) <= 120, "{name}: ends at {last} ms");
+        }
+    }
+}
+
+#[test]
+fn interlaced_films_give_a_frame_for_each_frame_or_for_each_field() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for order in ["top-field-first", "bottom-field-first"] {
+        let input = format!("{order}.ts");
+        let raw = format!("format=I420,interlace-mode=interleaved,field-order={order}");
+        film(&at.join(&input), 20, &raw, "x264enc interlaced=true speed-preset=ultrafast", "mpegtsmux", "");
+        for (mode, frames, distance) in [("auto", 20, 40), ("frame", 20, 40), ("field", 40, 20), ("off", 20, 40)] {
+            let output = format!("{order}-{mode}.mkv");
+            upscaled(at, &[&input, &output, "--deinterlace", mode]);
+            let times = shown(&at.join(&output));
+            assert_eq!(times.len(), frames, "{order}, {mode}: {times:?}");
+            assert!(times.windows(2).all(|pair| (pair[1] - pair[0]).abs_diff(distance) <= 1), "{mode}: {times:?}");
+        }
+    }
+}
+
+#[test]
+fn pictures_in_a_row_are_a_film() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (name, encoder, mux) in [
+        ("jpeg.avi", "jpegenc", "avimux"),
+        ("jpeg.mov", "jpegenc", "qtmux"),
+        ("jpeg.mkv", "jpegenc", "matroskamux"),
+        ("png.mov", "pngenc", "qtmux"),
+    ] {
+        film(&at.join(name), 5, "format=RGB", &format!("videoconvert ! {encoder}"), mux, "");
+        let output = format!("{name}.mkv");
+        upscaled(at, &[name, &output]);
+        assert_eq!(shown(&at.join(output)).len(), 5, "{name}");
+    }
+}
+
+#[test]
+fn whatever_decodes_is_upscaled() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (format, encoder) in [
+        ("v210", "identity"),
+        ("RGB", "identity"),
+        ("Y444", "x264enc ! video/x-h264,profile=high-4:4:4"),
+        ("BGRA", "avenc_ffv1 ! video/x-ffv"),
+        ("GBR_12LE", "avenc_ffv1 ! video/x-ffv"),
+        ("GRAY8", "avenc_ffv1 ! video/x-ffv"),
+        ("Y41B", "avenc_ffv1 ! video/x-ffv"),
+        ("Y444_12LE", "avenc_ffv1 ! video/x-ffv"),
+    ] {
+        let (input, output) = (format!("{format}.in.mkv"), format!("{format}.mkv"));
+        let mux = if format == "v210" || format == "RGB" { "qtmux" } else { "matroskamux" };
+        film(&at.join(&input), 5, &format!("format={format}"), encoder, mux, "");
+        upscaled(at, &[&input, &output]);
+        assert_eq!(shown(&at.join(&output)).len(), 5, "{format}");
+    }
+}
+
+#[test]
+fn a_dropout_costs_the_frames_that_are_gone_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("in.ts"), 100, "format=I420", "x264enc key-int-max=10", "mpegtsmux", "avenc_aac");
+    let mut bytes = fs::read(at.join("in.ts")).unwrap();
+    let length = bytes.len();
+    bytes[length / 2..length * 6 / 10].fill(0);
+    fs::write(at.join("in.ts"), bytes).unwrap();
+    upscaled(at, &["in.ts", "out.mp4"]);
+    let times = shown(&at.join("out.mp4"));
+    assert!((75..100).contains(&times.len()), "{} frames", times.len());
+    assert!(times.last().unwrap().abs_diff(99 * 40) <= 80, "{times:?}");
+    assert_eq!(leftovers(at), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn a_size_that_changes_is_fitted_and_an_odd_one_made_even() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let both = ["64", "96"].map(|width| {
+        let part = at.join(format!("{width}.ts"));
+        Pipeline::new(&format!(
+            "videotestsrc num-buffers=25 ! video/x-raw,format=I420,width={width},height=48,framerate=25/1 ! \
+             x264enc key-int-max=25 ! mpegtsmux ! filesink location={}",
+            part.display()
+        ))
+        .run();
+        fs::read(part).unwrap()
+    });
+    fs::write(at.join("in.ts"), both.concat()).unwrap();
+    upscaled(at, &["in.ts", "out.mkv"]);
+    let video = tracks(&at.join("out.mkv"), "video").remove(0);
+    let format = video.caps.structure(0).unwrap();
+    assert_eq!((format.get::<i32>("width"), format.get::<i32>("height")), (Ok(128), Ok(96)));
+    assert!(video.times.len() >= 48, "{} frames", video.times.len());
+
+    let encoder = "videoscale ! video/x-raw,format=Y444,width=31,height=17 ! avenc_ffv1 ! video/x-ffv";
+    film(&at.join("odd.mkv"), 3, "format=Y444", encoder, "matroskamux", "");
+    let said = Command::new(env!("CARGO_BIN_EXE_fastvsr"))
+        .current_dir(at)
+        .args(["upscale", "odd.mkv", "odd.mp4", "--scale", "3", "--provider", "cpu"])
+        .output()
+        .unwrap();
+    assert!(said.status.success(), "{said:?}");
+    assert!(String::from_utf8_lossy(&said.stderr).contains("stretched to 94x52"), "{said:?}");
+}
+
+#[test]
+fn colours_that_nobody_told_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    // H.264 that says that its range is full, and nothing of its matrix.
+    film(&at.join("in.mkv"), 3, "format=I420,colorimetry=1:4:0:0", "x264enc", "matroskamux", "");
+    upscaled(at, &["in.mkv", "out.mkv"]);
+    let caps = tracks(&at.join("out.mkv"), "video").remove(0).caps;
+    let told: String = caps.structure(0).unwrap().get("colorimetry").unwrap();
+    assert!(told.starts_with("1:4:"), "{told}");
+}
+
+#[test]
+fn a_film_for_bright_screens_keeps_its_ten_bits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let encoder = "x265enc log-level=error ! h265parse";
+    film(&at.join("in.mkv"), 3, "format=I420_10LE,colorimetry=bt2100-pq", encoder, "matroskamux", "");
+    let said = upscaled(at, &["in.mkv", "out.mp4"]);
+    assert!(said.contains("HDR: it is encoded as H.265 in 10 bits"), "{said}");
+    let caps = tracks(&at.join("out.mp4"), "video/x-h265").remove(0).caps;
+    assert_eq!(caps.structure(0).unwrap().get("colorimetry"), Ok("bt2100-pq"));
+}
+
+#[test]
+fn subtitles_keep_their_styles_or_a_note_says_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let head = "[Script Info]\nScriptType: v4.00+\n\n[V4+ Styles]\nFormat: Name, Fontname\nStyle: Default,Arial\n";
+    film(&at.join("plain.mkv"), 25, "format=I420", "x264enc", "matroskamux", "");
+    // Styled subtitles as a Matroska file has them: the head once, then lines.
+    let pipeline = Pipeline::new(&format!(
+        "filesrc location={} ! matroskademux ! h264parse ! matroskamux name=mux ! filesink location={} \
+         appsrc name=lines format=time ! application/x-ass ! mux.",
+        at.join("plain.mkv").display(),
+        at.join("in.mkv").display()
+    ));
+    let lines: gst_app::AppSrc = pipeline.by_name("lines").unwrap().downcast().unwrap();
+    let head = gst::Buffer::from_slice(head);
+    lines.set_caps(Some(&gst::Caps::builder("application/x-ass").field("codec_data", head).build()));
+    let mut line = gst::Buffer::from_slice("0,0,Default,,0,0,0,,{\\b1}Hello{\\b0}");
+    line.make_mut().set_pts(gst::ClockTime::from_mseconds(100));
+    line.make_mut().set_duration(gst::ClockTime::from_mseconds(500));
+    lines.push_buffer(line).unwrap();
+    lines.end_of_stream().unwrap();
+    pipeline.run();
+    assert_eq!(tracks(&at.join("in.mkv"), "text").len() + tracks(&at.join("in.mkv"), "application/x-ass").len(), 1);
+    let kept = upscaled(at, &["in.mkv", "out.mkv"]);
+    assert_eq!(kept, "");
+    assert!(fs::read(at.join("out.mkv")).unwrap().windows(7).any(|bytes| bytes == b"{\\b1}He"), "the styles are gone");
+    let said = upscaled(at, &["in.mkv", "out.mp4"]);
+    assert!(said.contains("plain text"), "{said}");
+}
+
+#[test]
+fn a_run_disturbs_no_other_and_no_file_that_is_not_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("in.mp4"), 5, "format=I420", "x264enc", "mp4mux", "");
+    let precious = || fs::write(at.join("precious"), "precious").unwrap();
+    let unharmed = || assert_eq!(fs::read_to_string(at.join("precious")).unwrap(), "precious");
+    for (hidden, arguments) in [
+        (".a.mp4.fastvsr", &["in.mp4", "a.mp4"][..]),
+        (".a.mp4.fastvsr", &["in.mp4", "a.mp4", "--force"]),
+        (".a.mp4.part", &["in.mp4", "a.mp4", "--force"]),
+    ] {
+        precious();
+        let link = at.join(hidden);
+        std::os::unix::fs::symlink(at.join("precious"), &link).unwrap();
+        upscale(at, arguments);
+        unharmed();
+        let _ = fs::remove_file(link);
+    }
+    // A file of somebody else's under the journal's name.
+    fs::write(at.join(".b.mp4.fastvsr"), "precious").unwrap();
+    let refused = upscale(at, &["in.mp4", "b.mp4", "--force"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(fs::read_to_string(at.join(".b.mp4.fastvsr")).unwrap(), "precious");
+    // Another run that has the journal.
+    fs::write(at.join(".c.mp4.fastvsr"), "").unwrap();
+    let other = fs::File::open(at.join(".c.mp4.fastvsr")).unwrap();
+    other.lock().unwrap();
+    for how in ["--resume", "--force"] {
+        let refused = upscale(at, &["in.mp4", "c.mp4", how]);
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("being written by another fastvsr"), "{refused:?}");
+    }
+    fs::create_dir(at.join("d.mp4")).unwrap();
+    let refused = upscale(at, &["in.mp4", "d.mp4", "--force"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is a folder or device"), "{refused:?}");
+    let long = format!("{}.mp4", "x".repeat(250));
+    upscaled(at, &["in.mp4", &long]);
+    assert!(!at.join(".d.mp4.fastvsr").exists());
+}
+
+#[test]
+fn nobody_who_reads_undoes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("in.mp4"), 5, "format=I420", "x264enc", "mp4mux", "");
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fastvsr"));
+    let done =
+        command.current_dir(at).args(["upscale", "in.mp4", "out.mp4", "--provider", "cpu"]).stdout(full).output();
+    let done = done.unwrap();
+    assert!(done.status.success() && at.join("out.mp4").exists(), "{done:?}");
+}
+
+#[test]
+fn sound_that_nothing_decodes_does_not_cost_the_film() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    // Called by a format that no decoder of GStreamer knows, and MP4 does not hold.
+    let unknown = "capssetter join=false replace=true caps=audio/x-tta,rate=48000,channels=2,width=16";
+    film(&at.join("in.mkv"), 10, "format=I420", "x264enc", "matroskamux", unknown);
+    let said = upscaled(at, &["in.mkv", "out.mp4"]);
+    assert!(said.contains("a stream that cannot be read or encoded is left out"), "{said}");
+    assert_eq!(shown(&at.join("out.mp4")).len(), 10);
+}
