@@ -93,3 +93,29 @@ fn the_cpu_provider_compiles_nothing() {
     assert!(!rig.stats().get::<bool>("fixed-size").unwrap());
     assert!(rig.bus.pop_filtered(&[gst::MessageType::Element]).is_none());
 }
+
+#[test]
+fn for_a_stream_of_many_sizes_little_is_built_and_nothing_goes_on_after_it() {
+    const SIZES: u64 = 24;
+    let Some(element) = openvino(1) else { return };
+    let mut rig = Rig::with_caps(&element, &rgb(96, 16));
+    for n in 0..SIZES {
+        let caps = rgb(96 + 8 * n as u32, 16);
+        rig.harness.set_src_caps(caps.clone());
+        rig.push(moving(&caps, n)).unwrap();
+    }
+    rig.eos();
+    assert_eq!(rig.frames().len() as u64, SIZES);
+    element.set_state(gst::State::Null).unwrap();
+    // What has begun ends, after the stage that it is at.
+    let mut states = Vec::new();
+    while let Some(message) =
+        rig.bus.timed_pop_filtered(gst::ClockTime::from_mseconds(1500), &[gst::MessageType::Element])
+    {
+        states.extend(state(&message));
+    }
+    let count = |wanted: &str| states.iter().filter(|state| *state == wanted).count() as u64;
+    assert_eq!(count("failed"), 0);
+    assert!(count("done") < SIZES / 2, "{states:?}");
+    assert!(count("started") <= count("done") + count("dropped") + 1, "{states:?}");
+}

@@ -217,23 +217,27 @@ impl Engine {
         let is_wanted = move || wish.strong_count() > 0;
         sizes::build(move || {
             let begin = Instant::now();
-            if is_wanted() {
+            // Who waited may be gone already, and is then told nothing.
+            let told_of = is_wanted();
+            if told_of {
                 notify(Build::Started);
             }
             let built = recipe.build(size, is_wanted);
             worker::wait_at_exit();
             let Some(engine) = engine.upgrade() else { return };
             let (built, told) = match built {
-                Ok(model) => (Ok(model), Some(Build::Done(begin.elapsed()))),
-                Err(Error::Cancelled) => (Err(None), None),
-                Err(err) => (Err(Some(err.to_string())), Some(Build::Failed(err.to_string()))),
+                Ok(model) => (Ok(model), Build::Done(begin.elapsed())),
+                Err(Error::Cancelled) => (Err(None), Build::Dropped),
+                Err(err) => (Err(Some(err.to_string())), Build::Failed(err.to_string())),
             };
             engine.worker.post(move |sizes| {
                 if let Some(sizes) = sizes {
                     sizes.finish(size, built);
                 }
             });
-            told.into_iter().for_each(|told| notify(told));
+            if told_of {
+                notify(told);
+            }
         })
     }
 }

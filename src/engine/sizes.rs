@@ -38,6 +38,8 @@ pub enum Build {
     Started,
     /// It serves from now on; it took so long.
     Done(Duration),
+    /// Nobody wanted it any more.
+    Dropped,
     /// It cannot be made, for this reason; the model for any size goes on.
     Failed(String),
 }

@@ -387,6 +387,7 @@ impl FastVsr {
         let message = match build {
             Build::Started => message.field("state", "started"),
             Build::Done(took) => message.field("state", "done").field("seconds", took.as_secs_f64()),
+            Build::Dropped => message.field("state", "dropped"),
             Build::Failed(reason) => message.field("state", "failed").field("error", reason),
         };
         let provider = lock(&self.engine).as_ref().map(|engine| engine.device().provider.name());

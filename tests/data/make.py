@@ -61,7 +61,18 @@ def stage(name, kind, nodes, inputs, outputs, constants, halo=None):
 
 
 def package(
-    name, nodes, constants, scale=4, states=(), time="", geometry="", kind=T.UINT8, encoder="", halo=None, axes=STATE, channels=1
+    name,
+    nodes,
+    constants,
+    scale=4,
+    states=(),
+    time="",
+    geometry="",
+    kind=T.UINT8,
+    encoder="",
+    halo=None,
+    axes=STATE,
+    channels=1,
 ):
     """Writes one package with nothing but a decoder, which comes after the stage `encoder` if there is one."""
     latent = h.make_tensor_value_info("latent", T.FLOAT, LATENT)
@@ -72,7 +83,8 @@ def package(
         outputs.append(h.make_tensor_value_info(state_out, T.FLOAT, axes))
     stages = encoder + stage(name, "decoder", nodes, inputs, outputs, constants, halo)
     state = "".join(
-        f'\n[[stages.decoder.state]]\ninput = "{i}"\noutput = "{o}"\nchannels = {channels}\nstride = 1\n' for i, o in states
+        f'\n[[stages.decoder.state]]\ninput = "{i}"\noutput = "{o}"\nchannels = {channels}\nstride = 1\n'
+        for i, o in states
     )
     (HERE / name / "model.toml").write_text(
         f"""format = 1
