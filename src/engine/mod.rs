@@ -72,12 +72,12 @@ pub struct Engine {
     key: Key,
     /// Nothing before the model is loaded.
     worker: Worker<Option<Sizes<Model>>>,
-    loaded: OnceLock<Loaded>,
+    about: OnceLock<About>,
 }
 
 /// What is known of a model that is loaded.
 #[derive(Debug)]
-struct Loaded {
+struct About {
     recipe: Arc<Recipe>,
     library: PathBuf,
     refused: Vec<Error>,
@@ -108,7 +108,7 @@ impl Engine {
         if let Some(engine) = engines.get(key).and_then(Weak::upgrade) {
             return Ok(engine);
         }
-        let engine = Arc::new(Self { key: key.clone(), worker: Worker::new(None)?, loaded: OnceLock::new() });
+        let engine = Arc::new(Self { key: key.clone(), worker: Worker::new(None)?, about: OnceLock::new() });
         engines.insert(key.clone(), Arc::downgrade(&engine));
         Ok(engine)
     }
@@ -127,9 +127,9 @@ impl Engine {
         let engine = Arc::downgrade(self);
         let loaded = self.worker.call_until(limit, cancel, move |sizes, ticket| {
             let Some(engine) = engine.upgrade().filter(|_| sizes.is_none()) else { return Ok(()) };
-            let (model, loaded) = engine.key.load(runtime, ticket)?;
+            let (model, about) = engine.key.load(runtime, ticket)?;
             *sizes = Some(Sizes::new(model));
-            engine.loaded.get_or_init(|| loaded);
+            engine.about.get_or_init(|| about);
             Ok(())
         })?;
         Ok(loaded.is_some())
@@ -145,8 +145,8 @@ impl Engine {
         Ok(engine)
     }
 
-    fn loaded(&self) -> &Loaded {
-        self.loaded.get().expect("an engine is used when its model is loaded")
+    fn about(&self) -> &About {
+        self.about.get().expect("an engine is used when its model is loaded")
     }
 
     /// The model's manifest.
@@ -154,22 +154,22 @@ impl Engine {
     /// # Panics
     /// As all that follow: if the model is not loaded.
     pub fn manifest(&self) -> &Manifest {
-        &self.loaded().recipe.package.manifest
+        &self.about().recipe.package.manifest
     }
 
     /// What the model was loaded for. What serves a frame is told with the frame: while the device compiles it may be another.
     pub fn device(&self) -> Device {
-        self.loaded().recipe.device
+        self.about().recipe.device
     }
 
     /// The library that runs it.
     pub fn library(&self) -> &std::path::Path {
-        &self.loaded().library
+        &self.about().library
     }
 
     /// Why the providers that were tried before do not work here.
     pub fn refused(&self) -> &[Error] {
-        &self.loaded().refused
+        &self.about().refused
     }
 
     /// Why a GPU that the machine has stands idle; `None` if it has none, or works.
@@ -201,7 +201,7 @@ impl Engine {
     pub fn prewarm(&self, size: Size) -> Result<Duration, Error> {
         let begin = Instant::now();
         if self.device().compiles() {
-            let (recipe, size) = (Arc::clone(&self.loaded().recipe), self.padded(size));
+            let (recipe, size) = (Arc::clone(&self.about().recipe), self.padded(size));
             self.worker.call(&Arc::default(), move |_, _| recipe.build(size, || true).map(drop))?;
         }
         Ok(begin.elapsed())
@@ -213,13 +213,13 @@ impl Engine {
     /// If no thread can be started.
     fn build(self: &Arc<Self>, wish: &Arc<Wish>) -> Result<(), Error> {
         let (size, notify) = (wish.size, Arc::clone(&wish.notify));
-        let (engine, recipe, wish) = (Arc::downgrade(self), Arc::clone(&self.loaded().recipe), Arc::downgrade(wish));
+        let (engine, recipe, wish) = (Arc::downgrade(self), Arc::clone(&self.about().recipe), Arc::downgrade(wish));
         let is_wanted = move || wish.strong_count() > 0;
         sizes::build(move || {
             let begin = Instant::now();
             // Who waited may be gone already, and is then told nothing.
-            let told_of = is_wanted();
-            if told_of {
+            let wanted = is_wanted();
+            if wanted {
                 notify(Build::Started);
             }
             let built = recipe.build(size, is_wanted);
@@ -235,7 +235,7 @@ impl Engine {
                     sizes.finish(size, built);
                 }
             });
-            if told_of {
+            if wanted {
                 notify(told);
             }
         })
@@ -244,7 +244,7 @@ impl Engine {
 
 impl Key {
     /// Loads the package on the first of the providers in question that works.
-    fn load(&self, runtime: &'static Runtime, ticket: &Ticket) -> Result<(Model, Loaded), Error> {
+    fn load(&self, runtime: &'static Runtime, ticket: &Ticket) -> Result<(Model, About), Error> {
         let package = self.source.load().map_err(Error::Model)?;
         let providers = self.provider.as_ref().map_or(&Provider::ALL[..], std::slice::from_ref);
         let mut refused = Vec::new();
@@ -256,7 +256,7 @@ impl Key {
             match tried {
                 Ok((model, recipe)) => {
                     let library = runtime.library.clone();
-                    return Ok((model, Loaded { recipe: Arc::new(recipe), library, refused }));
+                    return Ok((model, About { recipe: Arc::new(recipe), library, refused }));
                 }
                 // Another provider cannot mend a graph that does not fit its manifest.
                 Err(err @ (Error::Signature { .. } | Error::Cancelled)) => return Err(err),
