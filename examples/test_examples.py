@@ -124,9 +124,9 @@ pipeline.set_state(Gst.State.NULL)
     assert run(sys.executable, "-c", code) == "True\n"
 
 
-@pytest.mark.parametrize("provider", ["cpu", "openvino"])
-def test_an_exception_of_the_runtime_is_an_error_on_the_bus_wherever_numpy_is(provider):
-    """The graph asks for more memory than there is, which ONNX Runtime says with an exception of C++."""
+@pytest.mark.parametrize(("provider", "model"), [("cpu", "starving"), ("openvino", "picky")])
+def test_an_exception_of_the_runtime_is_an_error_on_the_bus_wherever_numpy_is(provider, model):
+    """One graph asks for more memory than there is, the other adds what does not fit: C++ throws."""
     code = f"""
 import gi
 import numpy
@@ -134,14 +134,14 @@ gi.require_version("Gst", "1.0")
 from gi.repository import Gst
 Gst.init(None)
 source = "videotestsrc num-buffers=4 ! video/x-raw,format=RGB,width=64,height=64"
-model = "{ROOT}/tests/data/starving"
+model = "{ROOT}/tests/data/{model}"
 pipeline = Gst.parse_launch(f"{{source}} ! fastvsr execution-provider={provider} model={{model}} ! fakesink")
 pipeline.set_state(Gst.State.PLAYING)
 message = pipeline.get_bus().timed_pop_filtered(60 * Gst.SECOND, Gst.MessageType.EOS | Gst.MessageType.ERROR)
-print(message.parse_error()[0].message)
+print(message.parse_error()[0].message if message.type == Gst.MessageType.ERROR else "no error")
 pipeline.set_state(Gst.State.NULL)
 """
-    assert "ran out of memory on a frame of 64x64" in run(sys.executable, "-c", code)
+    assert "on a frame of 64x64" in run(sys.executable, "-c", code)
 
 
 def test_hls(short, tmp_path):
