@@ -223,7 +223,6 @@ impl Engine {
                 notify(Build::Started);
             }
             let built = recipe.build(size, is_wanted);
-            worker::wait_at_exit();
             let Some(engine) = engine.upgrade() else { return };
             let (built, told) = match built {
                 Ok(model) => (Ok(model), Build::Done(begin.elapsed())),
