@@ -1,11 +1,11 @@
 //! Owns the way from decoded RGB to YUV, by bands of rows that stay in a core's cache between the steps; large frames by
 //! several threads. In its 4:4:4 form, which lies between, a large frame would take more memory than as RGB.
 
-use std::{mem, ops::Range, panic, thread};
+use std::{mem, ops::Range};
 
 use gst_video::{VideoFrameExt, VideoFrameRef, VideoInfo};
 
-use super::colour::{self, Matrix};
+use super::{colour::Matrix, threads};
 use crate::frames::Size;
 
 /// Pixels in a band, about.
@@ -30,7 +30,7 @@ impl Bands {
         converter: impl Fn(&VideoInfo, &VideoInfo) -> Result<gst_video::VideoConverter, glib::BoolError>,
     ) -> Result<Option<Self>, glib::BoolError> {
         let size = Size { width: stream.width() as usize, height: stream.height() as usize };
-        Self::of(stream, PIXELS, colour::threads(size), converter)
+        Self::of(stream, PIXELS, threads::parts(size), converter)
     }
 
     fn of(
@@ -76,22 +76,9 @@ impl Bands {
         }
         let rows = height.div_ceil(self.rows).div_ceil(self.bands.len()) * self.rows;
         let parts = parts(frame, rows)?;
-        thread::scope(|scope| {
-            let mut threads = Vec::new();
-            let mut result = Ok(());
-            for (part, band) in parts.into_iter().zip(&mut self.bands) {
-                let rows = self.rows;
-                // The last one is left for this thread.
-                if part.rows.end < height {
-                    threads.push(scope.spawn(move || band.write(rgb, stride, height, rows, part)));
-                } else {
-                    result = band.write(rgb, stride, height, rows, part);
-                }
-            }
-            threads.into_iter().fold(result, |result, thread| {
-                result.and(thread.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked)))
-            })
-        })
+        let work = parts.into_iter().zip(&mut self.bands).collect();
+        let rows = self.rows;
+        threads::each(work, |(part, band)| band.write(rgb, stride, height, rows, part))
     }
 }
 

@@ -3,11 +3,12 @@
 //! `GstVideoConverter` has one too, but at 8 bits it cuts off where it should round: white comes back as 233 of 235, and
 //! everything else is as much too dark. It still does what it does exactly: planes, chroma subsampling, bit depths.
 
-use std::thread::{available_parallelism, scope};
+use std::convert::Infallible;
 
 use gst_video::{VideoFormat, VideoInfo};
 use multiversion::multiversion;
 
+use super::threads;
 use crate::frames::{RGB, Size};
 
 /// Converts between RGB and the 4:4:4 form of one stream: `AYUV`, or `AYUV64` where samples have more than 8 bits.
@@ -74,7 +75,7 @@ impl Matrix {
     /// Converts rows of the 4:4:4 form into rows of RGB. Strides are in bytes.
     pub(super) fn write_rgb(&self, yuv: &[u8], yuv_stride: usize, rgb: &mut [u8], rgb_stride: usize, size: Size) {
         let row = size.rgb_stride();
-        in_bands(yuv, yuv_stride, rgb, rgb_stride, size, |yuv, rgb| {
+        rows(yuv, yuv_stride, rgb, rgb_stride, size, |yuv, rgb| {
             let rgb = &mut rgb[..row];
             if self.deep {
                 for (rgb, yuv) in rgb.chunks_exact_mut(RGB).zip(yuv.chunks_exact(8)) {
@@ -91,7 +92,7 @@ impl Matrix {
     /// Converts rows of RGB into rows of the 4:4:4 form. Strides are in bytes.
     pub(super) fn write_yuv(&self, rgb: &[u8], rgb_stride: usize, yuv: &mut [u8], yuv_stride: usize, size: Size) {
         let row = size.rgb_stride();
-        in_bands(rgb, rgb_stride, yuv, yuv_stride, size, |rgb, yuv| {
+        rows(rgb, rgb_stride, yuv, yuv_stride, size, |rgb, yuv| {
             let rgb = &rgb[..row];
             if self.deep {
                 for (rgb, yuv) in rgb.chunks_exact(RGB).zip(yuv.chunks_exact_mut(8)) {
@@ -108,17 +109,8 @@ impl Matrix {
     }
 }
 
-/// Frames from this size on, in pixels, are worth a thread for every core.
-const LARGE: usize = 1 << 18;
-
-/// How many threads convert a frame.
-pub(super) fn threads(size: Size) -> usize {
-    if size.width * size.height < LARGE { 1 } else { available_parallelism().map_or(1, usize::from) }
-}
-
-/// Calls `convert` with each row of `from` and the row of `to` that it becomes, in as many threads as are worth it: the
-/// engine stands still meanwhile.
-pub(super) fn in_bands(
+/// Calls `convert` with each row of `from` and the row of `to` that it becomes, large frames by several threads.
+pub(super) fn rows(
     from: &[u8],
     from_stride: usize,
     to: &mut [u8],
@@ -126,21 +118,12 @@ pub(super) fn in_bands(
     size: Size,
     convert: impl Fn(&[u8], &mut [u8]) + Sync,
 ) {
-    let rows = size.height.div_ceil(threads(size));
-    let bands = from.chunks(from_stride * rows).zip(to.chunks_mut(to_stride * rows)).enumerate();
-    let band = |first: usize, from: &[u8], to: &mut [u8]| {
-        let rows = rows.min(size.height.saturating_sub(first));
+    let rows = size.height.div_ceil(threads::parts(size));
+    let parts = from.chunks(from_stride * rows).zip(to.chunks_mut(to_stride * rows)).enumerate().collect();
+    let Ok(()) = threads::each(parts, |(n, (from, to))| {
+        let rows = rows.min(size.height.saturating_sub(n * rows));
         from.chunks(from_stride).zip(to.chunks_mut(to_stride)).take(rows).for_each(|(from, to)| convert(from, to));
-    };
-    scope(|scope| {
-        for (n, (from, to)) in bands {
-            // The last one is left for this thread.
-            if (n + 1) * rows < size.height {
-                scope.spawn(move || band(n * rows, from, to));
-            } else {
-                band(n * rows, from, to);
-            }
-        }
+        Ok::<_, Infallible>(())
     });
 }
 

@@ -8,6 +8,7 @@ use super::{
     bands::Bands,
     colour::{self, Matrix},
     failure::Failure,
+    threads,
 };
 use crate::{
     depth,
@@ -271,7 +272,7 @@ impl Convert {
                 let row = self.output.comp_width(component) as usize * self.output.comp_pstride(component) as usize;
                 let size = Size { width: row / 2, height: self.output.comp_height(component) as usize };
                 let (from_stride, to_stride) = (from.plane_stride()[plane as usize], to.plane_stride()[plane as usize]);
-                colour::in_bands(
+                colour::rows(
                     from.plane_data(plane)?,
                     from_stride as usize,
                     to.plane_data_mut(plane)?,
@@ -488,6 +489,6 @@ fn options(info: &VideoInfo) -> video_converter::VideoConverterConfig {
     // Catmull-Rom: GStreamer's own cubic makes 206 of 200 where it enlarges three times.
     config.set("GstVideoResampler.cubic-b", 0.0);
     config.set("GstVideoResampler.cubic-c", 0.5);
-    config.set_threads(colour::threads(size) as u32);
+    config.set_threads(threads::parts(size) as u32);
     config
 }

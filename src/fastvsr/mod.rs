@@ -1,7 +1,7 @@
 //! The element: everything that knows GStreamer.
 //!
 //! `imp` has the properties and virtual methods, `caps` the negotiation, `streaming` the way of a frame, `convert` and
-//! `colour` the pixel formats, `failure` the errors.
+//! `colour` the pixel formats, `threads` those that do it, `failure` the errors.
 
 mod bands;
 mod caps;
@@ -14,6 +14,7 @@ mod overload;
 mod settings;
 mod stats;
 mod streaming;
+mod threads;
 
 use gst::prelude::*;
 
