@@ -5,6 +5,7 @@
 #   make test                   all tests of the plugin
 #   make test-models            all tests of the Python package that trains and exports the models
 #   make test-examples          all tests of the examples and the documentation
+#   make test-webgpu            WebGPU beside the CPU, on a GPU that is a program (Chromium's SwiftShader); slow
 #   make soak [CLIPS=folder]    the tests' long forms: storms, memory, twice the load, real clips in tiles; half an hour
 #   make fuzz [TIME=60]         every fuzz target for so many seconds
 #   make sanitize               worker and builds under ThreadSanitizer, all unit tests that do without ONNX Runtime under
@@ -43,7 +44,7 @@ EXAMPLES := $(CURDIR)/.venv-examples
 EXAMPLES_SYSTEM := chromium ffmpeg gstreamer1.0-nice imagemagick xauth xdotool xvfb python3-gi \
     gir1.2-gst-plugins-base-1.0 gir1.2-gst-plugins-bad-1.0 gir1.2-gst-rtsp-server-1.0
 
-.PHONY: demo test test-examples test-models soak fuzz sanitize lint bench install uninstall deb test-deb system nightly clean
+.PHONY: demo test test-webgpu test-examples test-models soak fuzz sanitize lint bench install uninstall deb test-deb system nightly clean
 
 demo: $(PLUGIN) $(VENV)/runtime
 	examples/demo/run "$(CLIP)"
@@ -52,6 +53,19 @@ demo: $(PLUGIN) $(VENV)/runtime
 test: export G_DEBUG = fatal-warnings
 test: system $(VENV)/runtime
 	if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --locked --profile ci; else cargo test --locked; fi
+
+# Debian 12's own software GPU lacks a feature that WebGPU wants.
+WEBGPU := $(CURDIR)/.venv-webgpu
+test-webgpu: export VK_DRIVER_FILES = /usr/lib/chromium/vk_swiftshader_icd.json
+test-webgpu: system $(WEBGPU)/runtime
+	@dpkg -s chromium-common libvulkan1 >/dev/null 2>&1 || { $(SUDO) apt-get update && \
+	    $(SUDO) apt-get install -y --no-install-recommends chromium-common libvulkan1; }
+	VIRTUAL_ENV=$(WEBGPU) cargo test --locked --test webgpu -- --ignored --test-threads 1
+
+$(WEBGPU)/runtime: Makefile | system
+	python3 -m venv $(WEBGPU)
+	$(WEBGPU)/bin/pip install --quiet --disable-pip-version-check --no-deps onnxruntime-webgpu==1.27.0
+	touch $@
 
 # Alone and one by one: they measure times and memory. Only a folder of clips makes the last of them worth it.
 soak: system $(VENV)/runtime
@@ -156,4 +170,4 @@ test-deb: deb
 
 clean:
 	cargo clean
-	rm -rf $(VENV) $(EXAMPLES) demo
+	rm -rf $(VENV) $(EXAMPLES) $(WEBGPU) demo

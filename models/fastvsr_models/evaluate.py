@@ -117,7 +117,8 @@ def main():
     parser.add_argument("--size", help="WIDTHxHEIGHT centre crop of the originals (default: whole)")
     parser.add_argument("--scale", type=int, default=4, help="output pixels per input pixel, for what has a choice")
     parser.add_argument("--plugin-path", help="folder of the fastvsr plugin")
-    parser.add_argument("--provider", default="cpu", choices=["cpu", "openvino", "openvino-bf16"], help="for package: and onnx:")
+    providers = ["cpu", "cpu-int8", "openvino", "openvino-int8", "openvino-bf16"]
+    parser.add_argument("--provider", default="cpu", choices=providers, help="for package: and onnx:")
     args = parser.parse_args()
     from .upscalers import find  # only here, so that training does without ONNX Runtime
 

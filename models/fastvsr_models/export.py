@@ -1,6 +1,6 @@
 """Export: a trained network -> a model package (model.toml and three ONNX graphs) that the fastvsr element runs.
 
-`python -m fastvsr_models.export --checkpoint FILE --out models/compact-s`
+`python -m fastvsr_models.export --checkpoint FILE --out models/compact-s --int8 CACHE`
 
 The graphs take and give 8-bit NHWC frames; normalisation, upscaling, clamp and rounding are inside. The rewrites are exact:
 `fold_copy` and `fold_shuffle` make the decoder's last layers cheap, `Up.as_transposed` is one node where convolution and shuffle
@@ -9,14 +9,17 @@ are two, and scaling by 255 is moved into weights, so that pixels enter convolut
 
 import argparse
 import copy
+import tempfile
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .networks import FastVSR, Up, fold_copy, fold_shuffle, pad_edges, skip_filter
-from .package import Stage, State, to_frames, to_nchw, to_packed, to_planes, write_package
+from .data import Clips
+from .networks import FastVSR, Up, fold_copy, fold_shuffle, from_lr_grid, pad_edges, skip_filter
+from .package import Stage, State, export_stage, sha256, to_frames, to_nchw, to_packed, to_planes, write_package
+from .quantize import quantize, record
 
 # Working memory of the hungriest stage in bytes per LR pixel, by network: what the process took with the CPU provider, less
 # what it holds for the whole frame.
@@ -73,7 +76,11 @@ class DecoderGraph(nn.Module):
         net, levels = self.decoder, to_nchw(frames)
         features = F.conv2d(pad_edges(levels, 1), self.condition, self.condition_bias)
         x, state = net.trunk_step(features, denoised, to_planes(state))
-        return to_frames(self.skipped(levels) + self.correction(F.relu(net.up(x)))), to_packed(state)
+        return self.image(levels, x), to_packed(state)
+
+    def image(self, levels, x):
+        """The frame in 8-bit levels and the trunk's features -> frames_hr."""
+        return to_frames(self.skipped(levels) + self.correction(F.relu(self.decoder.up(x))))
 
     def skipped(self, levels):
         """The bicubic frame."""
@@ -82,6 +89,33 @@ class DecoderGraph(nn.Module):
     def correction(self, features):
         """Features of 4C channels -> what is added to red, green and blue, [1, 1, scale H, scale W]."""
         return F.pixel_shuffle(F.conv2d(features, self.out, self.out_bias, padding=1), 2)
+
+
+class IntegerDecoderGraph(DecoderGraph):
+    """The same function for 8-bit integers: its end stays on the LR grid, with more multiplications and less memory to move, and
+    the pixels are bytes before they are shuffled.
+
+    In floating point both forms take the same time; in integers this one takes 0.87 of the other's (OpenVINO, AVX2).
+    """
+
+    def __init__(self, net, up):
+        super().__init__(net)
+        self.up, weight = up, fold_copy(net.conv_out.weight.detach())
+        for _ in range(self.scale // 2):
+            weight = fold_shuffle(weight)
+        # The features come in the order of shuffles of 2; the pixels are wanted in that of one shuffle.
+        phases = torch.arange(self.scale**2).float().view(1, -1, 1, 1)
+        order = F.pixel_unshuffle(from_lr_grid(phases, self.scale), self.scale).flatten().long()
+        self.out = 255 * weight[order]
+        self.out_bias = 255 * net.conv_out.bias.detach().expand(self.scale**2) + 0.5
+
+    def image(self, levels, x):
+        skip = F.conv2d(pad_edges(levels, 2), self.skip, groups=3)
+        correction = F.conv2d(F.relu(self.up.unshuffled(x)), self.out, self.out_bias, padding=1)
+        pixels = (skip + correction.repeat(1, 3, 1, 1)).clamp(0, 255).to(torch.uint8)
+        (height, width), scale = pixels.shape[2:], self.scale
+        pixels = pixels.reshape(1, 3, scale, scale, height, width).permute(0, 4, 2, 5, 3, 1)
+        return pixels.reshape(1, scale * height, scale * width, 3)
 
 
 def reach(stage, channels, strides, block, size=320):
@@ -144,6 +178,28 @@ def export_package(net, name, folder, description, half=True, memory=0):
     write_package(folder, about, geometry, 1, stages, half)
 
 
+def add_int8(net, folder, clips):
+    """Add the decoder in 8-bit integers to the package of a network; ranges from `clips`, uint8 [T, H, W, 3] each.
+
+    Encoder and UNet stay as they are: they are little work.
+    """
+    size, folder = net.size, Path(folder)
+    graph = IntegerDecoderGraph(fused(net).decoder, copy.deepcopy(net.decoder.up))
+    stage = Stage(graph, ("denoised", "frames"), (decoder_state(size),))
+    height, width = 32, 48
+    latent = torch.zeros(1, size.latent, height // size.stride, width // size.stride)
+    target = folder / "decoder-int8.onnx"
+    with tempfile.TemporaryDirectory() as temporary:
+        source = Path(temporary, "decoder.onnx")
+        export_stage(
+            "decoder", stage, {"frames": torch.zeros(1, height, width, 3, dtype=torch.uint8), "denoised": latent}, source
+        )
+        quantize(source, record(folder, clips)["decoder"], target)
+    manifest, line = (folder / "model.toml").read_text(), f'sha256 = "{sha256(folder / "decoder.onnx")}"'
+    entry = f'int8 = {{ file = "{target.name}", sha256 = "{sha256(target)}" }}'
+    (folder / "model.toml").write_text(manifest.replace(line, f"{line}\n{entry}"))
+
+
 def save_half(net, network, path):
     """A small checkpoint, for `--init` and export: weights in half precision."""
     torch.save({"network": network, "ema": {name: value.half() for name, value in net.state_dict().items()}}, path)
@@ -163,8 +219,12 @@ if __name__ == "__main__":
     parser.add_argument("--out", required=True, help="package folder; its name is the package's")
     parser.add_argument("--description", default="FastVSR compact: causal one-step video super-resolution")
     parser.add_argument("--half", help="file for the weights alone, in half precision")
+    parser.add_argument("--int8", help="training cache, for ranges: add the decoder in 8-bit integers")
     args = parser.parse_args()
     net, network = load_network(args.checkpoint)
     if args.half:
         save_half(net, network, args.half)
     export_package(net, Path(args.out).name, args.out, args.description, memory=MEMORY[network])
+    if args.int8:
+        clips = Clips(args.int8, kinds={"bi": 0.5, "codec": 0.5}).batch(32, 1, 64)[0]
+        add_int8(net, args.out, clips.numpy())

@@ -149,6 +149,21 @@ def export_graph(module, inputs, outputs, axes, path, half=True, external=False)
     onnx.checker.check_model(path, full_check=True)
 
 
+def export_stage(kind, stage, tensors, path, half=True, external=False):
+    """Write the graph of a stage. `tensors`: examples of what it takes, by name; what it makes is added."""
+    output, (height, width) = OUTPUT[kind], tensors["frames"].shape[1:3]
+    states = {s.input: torch.zeros(1, height // s.stride, width // s.stride, s.channels) for s in stage.states}
+    inputs = {name: tensors[name] for name in stage.takes} | states
+    axes = {name: AXES[name] | ({} if states else {0: "T"}) for name in (*stage.takes, output)}
+    for state in stage.states:
+        plane = {1: "H", 2: "W"} if state.stride == 1 else {1: "h", 2: "w"}
+        axes |= {state.input: plane, state.output: plane}
+    with torch.no_grad():
+        result = stage.module(*inputs.values())
+    tensors[output] = result[0] if states else result
+    export_graph(stage.module, inputs, [output, *(s.output for s in stage.states)], axes, path, half, external)
+
+
 def write_package(folder, about, geometry, window, stages, half=True, external=False, example=(32, 48)):
     """Write a package into `folder`: STAGE.onnx for every stage, and model.toml.
 
@@ -159,17 +174,8 @@ def write_package(folder, about, geometry, window, stages, half=True, external=F
     folder.mkdir(parents=True, exist_ok=True)
     tensors, tables = {"frames": torch.zeros(1, *example, 3, dtype=torch.uint8)}, []
     for kind, stage in stages.items():
-        path, output = folder / f"{kind}.onnx", OUTPUT[kind]
-        states = {s.input: torch.zeros(1, *(side // s.stride for side in example), s.channels) for s in stage.states}
-        inputs = {name: tensors[name] for name in stage.takes} | states
-        axes = {name: AXES[name] | ({} if states else {0: "T"}) for name in (*stage.takes, output)}
-        for state in stage.states:
-            plane = {1: "H", 2: "W"} if state.stride == 1 else {1: "h", 2: "w"}
-            axes |= {state.input: plane, state.output: plane}
-        with torch.no_grad():
-            result = stage.module(*inputs.values())
-        tensors[output] = result[0] if states else result
-        export_graph(stage.module, inputs, [output, *(s.output for s in stage.states)], axes, path, half, external)
+        path = folder / f"{kind}.onnx"
+        export_stage(kind, stage, tensors, path, half, external)
         halo = {} if stage.halo is None else {"halo": stage.halo}
         tables.append((f"[stages.{kind}]", {"file": path.name, **halo, "sha256": sha256(path)}))
         if external:

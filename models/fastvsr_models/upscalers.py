@@ -35,7 +35,7 @@ def session(path, provider):
 
 
 class Package:
-    """A model package run by ONNX Runtime, stage after stage as the element does.
+    """A model package run by ONNX Runtime, stage after stage as the element does, in integers where `provider` ends in -int8.
 
     Stages without state take windows of `window` frames, stages with state one frame at a time.
     """
@@ -43,8 +43,9 @@ class Package:
     def __init__(self, folder, provider="cpu", window=None):
         self.manifest = tomllib.loads(Path(folder, "model.toml").read_text())
         self.window = window or self.manifest["time"]["window"]
+        provider, int8 = provider.removesuffix("-int8"), provider.endswith("-int8")
         self.stages = [
-            (session(str(Path(folder, stage["file"])), provider), stage.get("state", []))
+            (session(str(Path(folder, ((int8 and stage.get("int8")) or stage)["file"])), provider), stage.get("state", []))
             for stage in (self.manifest["stages"].get(name) for name in ("encoder", "unet", "decoder"))
             if stage
         ]

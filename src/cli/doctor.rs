@@ -4,7 +4,7 @@ use std::{fs, process::ExitCode, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use gstfastvsr::{
-    engine::{self, Engine, Key, Provider, Runtime},
+    engine::{self, Adapter, Engine, Key, Provider, Runtime},
     model::{self, Source},
 };
 
@@ -125,6 +125,14 @@ fn gpus() {
         println!("GPU          no NVIDIA driver");
     }
     models.iter().for_each(|model| println!("GPU          {model}"));
+    match engine::adapters() {
+        Ok(adapters) => {
+            for Adapter { name, is_software } in adapters {
+                println!("Vulkan       {name}{}", if is_software { ", a program on the CPU" } else { "" });
+            }
+        }
+        Err(reason) => println!("Vulkan       {reason}"),
+    }
 }
 
 /// Lets the embedded model upscale with each provider; whether any does.
@@ -137,14 +145,14 @@ fn providers(runtime: &'static Runtime) -> bool {
             Ok((precision, time)) => {
                 let milliseconds = time.as_secs_f64() * 1e3;
                 println!(
-                    "provider     {:<9} works, in {precision}: {}x{} in {milliseconds:.0} ms a frame",
+                    "provider     {:<12} works, in {precision}: {}x{} in {milliseconds:.0} ms a frame",
                     provider.name(),
                     FRAME.0,
                     FRAME.1
                 );
                 works = true;
             }
-            Err(err) => println!("provider     {:<9} no: {err:#}", provider.name()),
+            Err(err) => println!("provider     {:<12} no: {err:#}", provider.name()),
         }
     }
     works

@@ -12,7 +12,8 @@ use gstfastvsr::{
 use sha2::{Digest, Sha256};
 
 /// What `--provider` may be, as the element's property has it.
-pub(crate) const PROVIDERS: [&str; 5] = ["auto", "cpu", "openvino", "cuda", "tensorrt"];
+pub(crate) const PROVIDERS: [&str; 8] =
+    ["auto", "cpu", "openvino", "openvino-gpu", "openvino-npu", "webgpu", "cuda", "tensorrt"];
 
 /// Which model runs, and on what.
 #[derive(Debug, Clone, clap::Args)]
@@ -20,7 +21,7 @@ pub(crate) struct Upscaler {
     /// Model package: a name as in `fastvsr models`, or a folder with a model.toml
     #[arg(long, default_value = gstfastvsr::model::DEFAULT)]
     pub(crate) model: String,
-    /// What runs the model: auto, cpu, openvino, cuda or tensorrt
+    /// What runs the model
     #[arg(long, default_value = "auto", value_parser = PROVIDERS)]
     pub(crate) provider: String,
     /// Frames that are upscaled together; 0 = the model's own

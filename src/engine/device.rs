@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,7 +18,7 @@ use ort::{
     },
 };
 
-use super::{error::Error, nvidia, runtime::Runtime, unwinder, worker::Ticket};
+use super::{error::Error, nvidia, runtime::Runtime, unwinder, vulkan, worker::Ticket};
 use crate::model::Graph;
 
 /// An execution provider of ONNX Runtime.
@@ -28,8 +28,14 @@ pub enum Provider {
     TensorRt,
     /// CUDA on an NVIDIA GPU.
     Cuda,
+    /// WebGPU on any GPU that Vulkan can use.
+    WebGpu,
     /// OpenVINO on the CPU.
     OpenVino,
+    /// OpenVINO on an Intel GPU.
+    OpenVinoGpu,
+    /// OpenVINO on an Intel NPU.
+    OpenVinoNpu,
     /// ONNX Runtime's own kernels on the CPU.
     Cpu,
 }
@@ -43,6 +49,8 @@ pub enum Precision {
     Bf16,
     /// 16-bit floats.
     Fp16,
+    /// 8-bit integers, where a package has them.
+    Int8,
 }
 
 /// What graphs run on.
@@ -57,15 +65,22 @@ pub struct Device {
 }
 
 impl Provider {
-    /// All of them, in the order in which they are tried where nobody has chosen.
-    pub const ALL: [Self; 4] = [Self::TensorRt, Self::Cuda, Self::OpenVino, Self::Cpu];
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::TensorRt, Self::Cuda, Self::WebGpu, Self::OpenVino, Self::OpenVinoGpu, Self::OpenVinoNpu, Self::Cpu];
+
+    /// Those that are tried where nobody has chosen, in this order.
+    pub(super) const AUTO: [Self; 5] = [Self::TensorRt, Self::Cuda, Self::WebGpu, Self::OpenVino, Self::Cpu];
 
     /// Its name, as in the element's `execution-provider` property.
     pub fn name(self) -> &'static str {
         match self {
             Self::TensorRt => "tensorrt",
             Self::Cuda => "cuda",
+            Self::WebGpu => "webgpu",
             Self::OpenVino => "openvino",
+            Self::OpenVinoGpu => "openvino-gpu",
+            Self::OpenVinoNpu => "openvino-npu",
             Self::Cpu => "cpu",
         }
     }
@@ -76,7 +91,10 @@ impl Provider {
         let (available, package) = match self {
             Self::TensorRt => (ep::TensorRT::is_available(), "onnxruntime-gpu"),
             Self::Cuda => (ep::CUDA::is_available(), "onnxruntime-gpu"),
-            Self::OpenVino => (ep::OpenVINO::is_available(), "onnxruntime-openvino"),
+            Self::WebGpu => (ep::WebGPU::is_available(), "onnxruntime-webgpu"),
+            Self::OpenVino | Self::OpenVinoGpu | Self::OpenVinoNpu => {
+                (ep::OpenVINO::is_available(), "onnxruntime-openvino")
+            }
             Self::Cpu => (ep::CPU::is_available(), "onnxruntime"),
         };
         if available.unwrap_or(false) {
@@ -85,13 +103,18 @@ impl Provider {
         Err(format!("the loaded ONNX Runtime was built without it; `pip install {package}` has it"))
     }
 
-    /// The precisions that it can compute in, the fastest that keeps the picture first.
+    /// The precisions that it can compute in, the fastest that keeps the picture first. A package has integers only where they
+    /// do.
     fn precisions(self) -> &'static [Precision] {
+        use Precision::{Bf16, Fp16, Fp32, Int8};
         match self {
-            Self::TensorRt => &[Precision::Fp16, Precision::Fp32, Precision::Bf16],
-            Self::OpenVino if cpu_has_bf16() => &[Precision::Bf16, Precision::Fp32],
-            Self::OpenVino => &[Precision::Fp32, Precision::Bf16],
-            Self::Cuda | Self::Cpu => &[Precision::Fp32],
+            Self::TensorRt => &[Fp16, Fp32, Bf16, Int8],
+            Self::OpenVino if has_fast_bf16(&cpu_info()) => &[Bf16, Int8, Fp32],
+            Self::OpenVino => &[Int8, Fp32, Bf16],
+            Self::Cpu => &[Int8, Fp32],
+            Self::OpenVinoGpu => &[Fp16, Fp32],
+            Self::OpenVinoNpu => &[Fp16],
+            Self::Cuda | Self::WebGpu => &[Fp32],
         }
     }
 
@@ -113,30 +136,41 @@ impl Precision {
             Self::Fp32 => "fp32",
             Self::Bf16 => "bf16",
             Self::Fp16 => "fp16",
+            Self::Int8 => "int8",
         }
     }
 }
 
 impl Device {
-    /// A provider in the precision that is asked for, or in its fastest that keeps the picture.
+    /// A provider in the precision that is asked for, or in its fastest that keeps the picture. `has_int8`: whether the model
+    /// can be had in integers.
     ///
     /// # Errors
-    /// If the provider cannot compute in that precision.
-    pub(super) fn new(provider: Provider, precision: Option<Precision>, id: i32) -> Result<Self, Error> {
-        let possible = provider.precisions();
+    /// If the provider, or the model, cannot compute in that precision.
+    pub(super) fn new(
+        provider: Provider,
+        precision: Option<Precision>,
+        id: i32,
+        has_int8: bool,
+    ) -> Result<Self, Error> {
+        let possible =
+            provider.precisions().iter().copied().filter(|possible| has_int8 || *possible != Precision::Int8);
+        let possible: Vec<Precision> = possible.collect();
         let precision = precision.unwrap_or(possible[0]);
         if !possible.contains(&precision) {
             let (last, others) = possible.split_last().expect("every provider has one");
             let others: String = others.iter().map(|precision| format!(", {}", precision.name())).collect();
-            let reason = format!("precision: expected auto{others} or {}, got {}", last.name(), precision.name());
-            return Err(provider.refuse(reason));
+            let lacks = if precision == Precision::Int8 && !has_int8 { ", which the model lacks" } else { "" };
+            let (last, got) = (last.name(), precision.name());
+            return Err(provider.refuse(format!("precision: expected auto{others} or {last}, got {got}{lacks}")));
         }
         Ok(Self { provider, precision, id })
     }
 
     /// Whether it compiles graphs, and makes faster ones for a known frame size.
     pub(super) fn compiles(self) -> bool {
-        matches!(self.provider, Provider::OpenVino | Provider::TensorRt)
+        use Provider::{OpenVino, OpenVinoGpu, OpenVinoNpu, TensorRt};
+        matches!(self.provider, OpenVino | OpenVinoGpu | OpenVinoNpu | TensorRt)
     }
 
     /// Whether what it compiles takes so long, and says so little about the process it was compiled in, that it is kept for
@@ -164,16 +198,20 @@ impl Device {
                 MemoryInfo::new(AllocationDevice::CUDA, self.id, AllocatorType::Device, MemoryType::Default)
                     .map_err(|err| self.provider.refuse(err))
             }
-            Provider::Cpu | Provider::OpenVino => host_memory(),
+            Provider::WebGpu => {
+                MemoryInfo::new(AllocationDevice::WEBGPU_BUFFER, 0, AllocatorType::Device, MemoryType::Default)
+                    .map_err(|err| self.provider.refuse(err))
+            }
+            Provider::Cpu | Provider::OpenVino | Provider::OpenVinoGpu | Provider::OpenVinoNpu => host_memory(),
         }
     }
 
     /// Loads what the provider needs and registers it, so that it is known to be here; gives the files that what it compiles
-    /// depends on.
+    /// depends on. `is_chosen`: whether somebody asked for this provider.
     ///
     /// # Errors
     /// If the provider is not compiled into the runtime, or a library is missing: with the command that brings it.
-    pub(super) fn open(self, runtime: &Runtime) -> Result<Vec<PathBuf>, Error> {
+    pub(super) fn open(self, runtime: &Runtime, is_chosen: bool) -> Result<Vec<PathBuf>, Error> {
         self.provider.compiled_in().map_err(|reason| self.provider.refuse(reason))?;
         let mut files = vec![runtime.library.clone()];
         if matches!(self.provider, Provider::Cuda | Provider::TensorRt) {
@@ -190,8 +228,22 @@ impl Device {
             self.builder(&runtime.environment, None)
                 .map_err(|err| self.provider.refuse(format!("{err}; {advice}").trim_end_matches("; ")))?;
             files.extend(loaded);
-        } else if self.provider == Provider::OpenVino {
-            unwinder::reconcile_provider(&runtime.environment, &runtime.library, self.provider.name());
+        } else if self.provider == Provider::WebGpu {
+            let adapters = vulkan::adapters().map_err(|reason| self.provider.refuse(reason))?;
+            if !is_chosen && adapters.iter().all(|adapter| adapter.is_software) {
+                let names: Vec<_> = adapters.into_iter().map(|adapter| adapter.name).collect();
+                let reason = format!("Vulkan has no GPU, only a program on the CPU ({})", names.join(", "));
+                return Err(self.provider.refuse(reason));
+            }
+        } else if self.provider != Provider::Cpu {
+            unwinder::reconcile_provider(&runtime.environment, &runtime.library, Provider::OpenVino.name());
+            let needed = match self.provider {
+                Provider::OpenVinoGpu => "an Intel GPU and its driver: `apt install intel-opencl-icd` brings it",
+                Provider::OpenVinoNpu => "an Intel NPU and its driver, Intel's package `intel-level-zero-npu`",
+                _ => "a CPU that OpenVINO knows",
+            };
+            self.builder(&runtime.environment, None)
+                .map_err(|err| self.provider.refuse(format!("expected {needed}; got: {err}")))?;
         }
         Ok(files)
     }
@@ -221,7 +273,8 @@ impl Device {
         }
         let canceler = builder.canceler();
         let interrupt = move || drop(canceler.cancel());
-        ticket.interruptible(interrupt, || builder.commit_from_memory(&graph.bytes))
+        let int8 = graph.int8.as_ref().filter(|_| self.precision == Precision::Int8);
+        ticket.interruptible(interrupt, || builder.commit_from_memory(int8.unwrap_or(&graph.bytes)))
     }
 
     fn builder(self, environment: &Environment, cache: Option<&Path>) -> ort::Result<SessionBuilder> {
@@ -240,18 +293,28 @@ impl Device {
         let cpu = ep::CPU::default().with_arena_allocator(true).build();
         match self.provider {
             Provider::Cpu => vec![cpu],
-            Provider::OpenVino => vec![self.openvino(), cpu],
+            Provider::WebGpu => vec![ep::WebGPU::default().build().error_on_failure(), cpu],
+            Provider::OpenVino => vec![self.openvino("CPU"), cpu],
+            Provider::OpenVinoGpu => vec![self.openvino("GPU"), cpu],
+            Provider::OpenVinoNpu => vec![self.openvino("NPU"), cpu],
             Provider::Cuda => vec![self.cuda(), cpu],
             Provider::TensorRt => vec![self.tensorrt(cache), self.cuda(), cpu],
         }
     }
 
-    fn openvino(self) -> ExecutionProviderDispatch {
-        let hint = if self.precision == Precision::Bf16 { "bf16" } else { "f32" };
+    fn openvino(self, hardware: &str) -> ExecutionProviderDispatch {
+        let hint = match self.precision {
+            Precision::Bf16 => "bf16",
+            Precision::Fp16 => "f16",
+            Precision::Fp32 | Precision::Int8 => "f32",
+        };
         ep::OpenVINO::default()
-            .with_device_type("CPU")
+            .with_device_type(hardware)
             // ONNX Runtime's documentation asks for a file of this; the provider reads it as JSON.
-            .with_arbitrary_config("load_config", format!(r#"{{"CPU":{{"INFERENCE_PRECISION_HINT":"{hint}"}}}}"#))
+            .with_arbitrary_config(
+                "load_config",
+                format!(r#"{{"{hardware}":{{"INFERENCE_PRECISION_HINT":"{hint}"}}}}"#),
+            )
             .build()
             .error_on_failure()
     }
@@ -274,6 +337,7 @@ impl Device {
         match self.precision {
             Precision::Fp16 => tensorrt = tensorrt.with_fp16(true),
             Precision::Bf16 => tensorrt = tensorrt.with_bf16(true),
+            Precision::Int8 => tensorrt = tensorrt.with_int8(true),
             Precision::Fp32 => {}
         }
         if let Some(folder) = cache {
@@ -296,11 +360,19 @@ pub(super) fn host_memory() -> Result<MemoryInfo<'static>, Error> {
         .map_err(|err| Provider::Cpu.refuse(err))
 }
 
-fn cpu_has_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512bf16");
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
+fn cpu_info() -> String {
+    fs::read_to_string("/proc/cpuinfo").unwrap_or_default()
+}
+
+/// Whether bfloat16 is the CPU's fastest: in its matrix units (AMX), and in AMD's vector units. In those of Intel's server CPUs
+/// without AMX it took 1.65 times as long as single precision.
+fn has_fast_bf16(cpu_info: &str) -> bool {
+    let field = |name| {
+        let mut fields = cpu_info.lines().filter_map(|line| line.split_once(':'));
+        fields.find(|(field, _)| field.trim() == name).map_or("", |(_, value)| value.trim())
+    };
+    let has = |flag| field("flags").split(' ').any(|has| has == flag);
+    has("amx_bf16") || (has("avx512_bf16") && field("vendor_id") == "AuthenticAMD")
 }
 
 #[cfg(test)]
@@ -315,26 +387,50 @@ mod tests {
             (Provider::OpenVino, Precision::Fp16),
             (Provider::Cuda, Precision::Fp16),
         ] {
-            let message = Device::new(provider, Some(precision), 0).unwrap_err().to_string();
+            let message = Device::new(provider, Some(precision), 0, true).unwrap_err().to_string();
             assert!(message.contains("expected auto") && message.contains(precision.name()), "{message}");
+        }
+        let message = Device::new(Provider::Cpu, Some(Precision::Int8), 0, false).unwrap_err().to_string();
+        assert!(message.contains("expected auto or fp32, got int8, which the model lacks"), "{message}");
+    }
+
+    #[test]
+    fn every_provider_has_a_precision_of_its_own_and_all_but_the_npu_take_single() {
+        for provider in Provider::ALL {
+            for has_int8 in [true, false] {
+                let own = Device::new(provider, None, 0, has_int8).unwrap();
+                assert_eq!(Device::new(provider, Some(own.precision), 0, has_int8).unwrap(), own);
+                let single = Device::new(provider, Some(Precision::Fp32), 0, has_int8);
+                assert_eq!(single.is_ok(), provider != Provider::OpenVinoNpu);
+            }
         }
     }
 
     #[test]
-    fn every_provider_has_a_precision_of_its_own_and_takes_single() {
-        for provider in Provider::ALL {
-            let own = Device::new(provider, None, 0).unwrap();
-            assert_eq!(Device::new(provider, Some(own.precision), 0).unwrap(), own);
-            assert_eq!(Device::new(provider, Some(Precision::Fp32), 0).unwrap().precision, Precision::Fp32);
-        }
+    fn integers_are_taken_by_themselves_where_the_model_has_them() {
+        assert_eq!(Device::new(Provider::Cpu, None, 0, true).unwrap().precision, Precision::Int8);
+        assert_eq!(Device::new(Provider::Cpu, None, 0, false).unwrap().precision, Precision::Fp32);
+        assert_eq!(Device::new(Provider::Cuda, None, 0, true).unwrap().precision, Precision::Fp32);
+    }
+
+    #[test]
+    fn bfloat16_is_fast_in_matrix_units_and_in_those_of_amd() {
+        let cpu = |vendor: &str, flags: &str| {
+            has_fast_bf16(&format!("processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n"))
+        };
+        assert!(cpu("GenuineIntel", "fpu avx512_bf16 amx_bf16 amx_tile"));
+        assert!(cpu("AuthenticAMD", "fpu avx512_bf16 avx512_vnni"));
+        assert!(!cpu("GenuineIntel", "fpu avx512_bf16 avx512_vnni"));
+        assert!(!cpu("AuthenticAMD", "fpu avx2"));
+        assert!(!has_fast_bf16(""));
     }
 
     #[test]
     fn while_tensorrt_compiles_cuda_serves_on_the_same_gpu() {
-        let device = Device::new(Provider::TensorRt, None, 1).unwrap();
+        let device = Device::new(Provider::TensorRt, None, 1, true).unwrap();
         let first = device.for_any_size();
         assert_eq!((first.provider, first.precision, first.id), (Provider::Cuda, Precision::Fp32, 1));
-        let cpu = Device::new(Provider::Cpu, None, 0).unwrap();
+        let cpu = Device::new(Provider::Cpu, None, 0, true).unwrap();
         assert_eq!(cpu.for_any_size(), cpu);
     }
 }

@@ -20,6 +20,7 @@ mod state;
 mod stream;
 mod tiles;
 mod unwinder;
+mod vulkan;
 mod worker;
 
 use std::{
@@ -39,6 +40,7 @@ pub use nvidia::models as gpu_models;
 pub use runtime::{Log, Runtime, Severity, load as load_runtime};
 pub use sizes::Build;
 pub use stream::{Run, Stream};
+pub use vulkan::{Adapter, adapters};
 pub use worker::Cancel;
 
 use self::{
@@ -245,11 +247,11 @@ impl Key {
     /// Loads the package on the first of the providers in question that works.
     fn load(&self, runtime: &'static Runtime, ticket: &Ticket) -> Result<(Model, About), Error> {
         let package = self.source.load().map_err(Error::Model)?;
-        let providers = self.provider.as_ref().map_or(&Provider::ALL[..], std::slice::from_ref);
+        let providers = self.provider.as_ref().map_or(&Provider::AUTO[..], std::slice::from_ref);
         let mut refused = Vec::new();
         for provider in providers {
-            let tried = Device::new(*provider, self.precision, self.device_id)
-                .and_then(|device| Recipe::try_on(device, &package, runtime, ticket));
+            let tried = Device::new(*provider, self.precision, self.device_id, package.has_int8())
+                .and_then(|device| Recipe::try_on(device, self.provider.is_some(), &package, runtime, ticket));
             // A process that ends must wait for what this has begun.
             worker::wait_at_exit();
             match tried {
@@ -270,11 +272,12 @@ impl Recipe {
     /// Loads the model for any size on a device, or on what serves until the device has compiled.
     fn try_on(
         device: Device,
+        is_chosen: bool,
         package: &Package,
         runtime: &'static Runtime,
         ticket: &Ticket,
     ) -> Result<(Model, Self), Error> {
-        let files = device.open(runtime)?;
+        let files = device.open(runtime, is_chosen)?;
         let environment = &runtime.environment;
         let model = Model::load(environment, device.for_any_size(), package, ticket)?;
         let recipe = Self { package: package.clone(), environment, device, axis_names: model.axis_names(), files };
@@ -299,7 +302,10 @@ impl Recipe {
 
     /// Everything that a compiled engine depends on.
     fn cache_key(&self, size: Size) -> String {
-        let graphs = self.package.manifest.stages().map(|(kind, stage)| format!("{kind} {}\n", stage.sha256));
+        let graphs = self.package.manifest.stages().map(|(kind, stage)| {
+            let int8 = stage.int8.as_ref().map_or("", |int8| &int8.sha256);
+            format!("{kind} {} {int8}\n", stage.sha256)
+        });
         let Device { provider, precision, id } = self.device;
         format!(
             "fastvsr {}\n{}size {}x{}\n{provider} {} on GPU {id}\n{}",

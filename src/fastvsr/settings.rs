@@ -19,9 +19,9 @@ pub(super) const MEASURED: u64 = u64::MAX;
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstFastVsrExecutionProvider")]
 pub enum ExecutionProvider {
-    /// The first that works of TensorRT, CUDA, OpenVINO and CPU.
+    /// The first that works of TensorRT, CUDA, WebGPU, OpenVINO and CPU.
     #[default]
-    #[enum_value(name = "Auto: the first that works of TensorRT, CUDA, OpenVINO, CPU", nick = "auto")]
+    #[enum_value(name = "Auto: the first that works of TensorRT, CUDA, WebGPU, OpenVINO, CPU", nick = "auto")]
     Auto,
     /// ONNX Runtime's own kernels.
     #[enum_value(name = "CPU: ONNX Runtime's own kernels", nick = "cpu")]
@@ -29,6 +29,15 @@ pub enum ExecutionProvider {
     /// OpenVINO on the CPU.
     #[enum_value(name = "OpenVINO: Intel's and AMD's CPUs, bf16 where they have it", nick = "openvino")]
     OpenVino,
+    /// OpenVINO on an Intel GPU.
+    #[enum_value(name = "OpenVINO on Intel's GPUs", nick = "openvino-gpu")]
+    OpenVinoGpu,
+    /// OpenVINO on an Intel NPU.
+    #[enum_value(name = "OpenVINO on Intel's NPUs", nick = "openvino-npu")]
+    OpenVinoNpu,
+    /// WebGPU on any GPU that Vulkan can use.
+    #[enum_value(name = "WebGPU: any GPU with a Vulkan driver", nick = "webgpu")]
+    WebGpu,
     /// CUDA on an NVIDIA GPU.
     #[enum_value(name = "CUDA: NVIDIA GPUs", nick = "cuda")]
     Cuda,
@@ -41,7 +50,8 @@ pub enum ExecutionProvider {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, glib::Enum)]
 #[enum_type(name = "GstFastVsrPrecision")]
 pub enum Precision {
-    /// The fastest that keeps the picture: bf16 in OpenVINO on CPUs that have it, fp16 in TensorRT, else fp32.
+    /// The fastest that keeps the picture: bf16 in OpenVINO on CPUs where it is fast, int8 on other CPUs if the model has it,
+    /// fp16 in TensorRT, else fp32.
     #[default]
     #[enum_value(name = "Auto: the provider's fastest that keeps the picture", nick = "auto")]
     Auto,
@@ -54,6 +64,9 @@ pub enum Precision {
     /// 16-bit floats: TensorRT.
     #[enum_value(name = "16-bit floating point (TensorRT)", nick = "fp16")]
     Fp16,
+    /// 8-bit integers, where the model has them: CPU, OpenVINO, TensorRT.
+    #[enum_value(name = "8-bit integers, where the model has them (CPU, OpenVINO, TensorRT)", nick = "int8")]
+    Int8,
 }
 
 impl ExecutionProvider {
@@ -63,6 +76,9 @@ impl ExecutionProvider {
             Self::Auto => None,
             Self::Cpu => Some(engine::Provider::Cpu),
             Self::OpenVino => Some(engine::Provider::OpenVino),
+            Self::OpenVinoGpu => Some(engine::Provider::OpenVinoGpu),
+            Self::OpenVinoNpu => Some(engine::Provider::OpenVinoNpu),
+            Self::WebGpu => Some(engine::Provider::WebGpu),
             Self::Cuda => Some(engine::Provider::Cuda),
             Self::TensorRt => Some(engine::Provider::TensorRt),
         }
@@ -77,6 +93,7 @@ impl Precision {
             Self::Fp32 => Some(engine::Precision::Fp32),
             Self::Bf16 => Some(engine::Precision::Bf16),
             Self::Fp16 => Some(engine::Precision::Fp16),
+            Self::Int8 => Some(engine::Precision::Int8),
         }
     }
 }

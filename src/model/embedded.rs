@@ -1,6 +1,6 @@
 //! The package that lies inside the plugin file, so that the element works without any property.
 
-use super::StageKind;
+use anyhow::{Result, bail};
 
 /// Its name, the default of the element's `model` property.
 pub(super) const NAME: &str = "compact-s";
@@ -8,11 +8,12 @@ pub(super) const NAME: &str = "compact-s";
 /// Its `model.toml`.
 pub(super) const MANIFEST: &str = include_str!("../../models/compact-s/model.toml");
 
-/// The graph of one stage.
-pub(super) fn graph(kind: StageKind) -> &'static [u8] {
-    match kind {
-        StageKind::Encoder => include_bytes!("../../models/compact-s/encoder.onnx"),
-        StageKind::Unet => include_bytes!("../../models/compact-s/unet.onnx"),
-        StageKind::Decoder => include_bytes!("../../models/compact-s/decoder.onnx"),
-    }
+/// One of its files.
+pub(super) fn file(name: &str) -> Result<&'static [u8]> {
+    Ok(match name {
+        "encoder.onnx" => include_bytes!("../../models/compact-s/encoder.onnx"),
+        "unet.onnx" => include_bytes!("../../models/compact-s/unet.onnx"),
+        "decoder.onnx" => include_bytes!("../../models/compact-s/decoder.onnx"),
+        _ => bail!("the embedded model has no file `{name}`"),
+    })
 }

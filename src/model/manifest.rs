@@ -93,9 +93,11 @@ pub struct StageManifest {
     pub file: String,
     /// Its SHA-256 in hexadecimal.
     pub sha256: String,
-    /// External data files of the graph.
+    /// The same stage in 8-bit integers, where that is faster and looks the same.
+    pub int8: Option<FileManifest>,
+    /// External data files of the graphs.
     #[serde(default)]
-    pub data: Vec<DataManifest>,
+    pub data: Vec<FileManifest>,
     /// How far the stage sees around a pixel, in input pixels: what a tile needs around its core.
     pub halo: Option<usize>,
     /// Recurrent state: the stage then runs once per frame instead of once per window.
@@ -103,11 +105,11 @@ pub struct StageManifest {
     pub state: Vec<StateManifest>,
 }
 
-/// One external data file.
+/// A further file of a stage.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct DataManifest {
-    /// Relative to the package's folder, with the name that the graph refers to.
+pub struct FileManifest {
+    /// Relative to the package's folder; external data with the name that the graph refers to.
     pub file: String,
     /// Its SHA-256 in hexadecimal.
     pub sha256: String,

@@ -55,6 +55,8 @@ pub struct Graph {
     pub manifest: StageManifest,
     /// The graph itself.
     pub bytes: Cow<'static, [u8]>,
+    /// The graph in 8-bit integers, if there is one.
+    pub int8: Option<Cow<'static, [u8]>>,
     /// Its external data by the names that the graph has for them.
     pub data: Vec<(String, Arc<[u8]>)>,
 }
@@ -66,6 +68,13 @@ pub struct Package {
     pub manifest: Manifest,
     /// The graphs of the stages that the package has, in running order; the decoder's is always there.
     pub graphs: Vec<Graph>,
+}
+
+impl Package {
+    /// Whether any stage can also work in 8-bit integers.
+    pub fn has_int8(&self) -> bool {
+        self.graphs.iter().any(|graph| graph.int8.is_some())
+    }
 }
 
 /// Largest manifest, in bytes: it is a page of text.
@@ -131,21 +140,25 @@ impl Source {
     pub fn load(&self) -> Result<Package> {
         let manifest = self.manifest()?;
         let graphs = manifest.stages().map(|(kind, stage)| {
-            let (bytes, data) = match self {
-                Self::Embedded => (Cow::Borrowed(embedded::graph(kind)), Vec::new()),
-                Self::Folder(folder) => {
-                    let data =
-                        stage.data.iter().map(|data| Ok((data.file.clone(), read_inside(folder, &data.file)?.into())));
-                    (Cow::Owned(read_inside(folder, &stage.file)?), data.collect::<Result<Vec<(_, Arc<[u8]>)>>>()?)
-                }
+            let read = |file: &str, sha256: &str| {
+                let bytes = match self {
+                    Self::Embedded => Cow::Borrowed(embedded::file(file)?),
+                    Self::Folder(folder) => Cow::Owned(read_inside(folder, file)?),
+                };
+                check_hash(file, sha256, &bytes)?;
+                Ok::<_, anyhow::Error>(bytes)
             };
-            check_hash(&stage.file, &stage.sha256, &bytes)?;
-            stage
-                .data
-                .iter()
-                .zip(&data)
-                .try_for_each(|(said, (_, bytes))| check_hash(&said.file, &said.sha256, bytes))?;
-            Ok(Graph { kind, manifest: stage.clone(), bytes, data })
+            let data = stage.data.iter().map(|data| {
+                let bytes: Arc<[u8]> = read(&data.file, &data.sha256)?.into();
+                Ok((data.file.clone(), bytes))
+            });
+            Ok(Graph {
+                kind,
+                manifest: stage.clone(),
+                bytes: read(&stage.file, &stage.sha256)?,
+                int8: stage.int8.as_ref().map(|int8| read(&int8.file, &int8.sha256)).transpose()?,
+                data: data.collect::<Result<_>>()?,
+            })
         });
         let graphs = graphs.collect::<Result<Vec<_>>>()?;
         Ok(Package { manifest, graphs })
