@@ -4,7 +4,8 @@
 
 On compressed sources a pixel loss asks for the mean of all that the codec may have dropped, which is blur. The teacher,
 Real-ESRGAN x4plus, decides: firm contours, no beads, no blocks. It also changes colours and brightness, so its word counts in the
-fine detail of luma alone (`lesson`). It has 16 700 kMAC per LR pixel, seconds a crop, so every crop is made once.
+fine detail of luma alone (`lesson`). It has 16 700 kMAC per LR pixel, seconds a crop, so every crop is made once. With
+--network animevideov3 the teacher is its smaller sibling, quick and flatter.
 """
 
 import argparse
@@ -41,10 +42,10 @@ def inner(clip, margin):
     return clip[:, :, margin:-margin, margin:-margin]
 
 
-def make(cache, out, crops, seed, threads):
+def make(cache, out, crops, seed=0, threads=None, network="x4plus"):
     from .upscalers import Ncnn, realesrgan  # only here, so that training does without ONNX Runtime
 
-    teacher, clips = Ncnn(realesrgan("x4plus"), threads), Clips(cache, KINDS, seed=seed)
+    teacher, clips = Ncnn(realesrgan(network), threads), Clips(cache, KINDS, seed=seed)
     if clips.scale != 4:
         raise SystemExit(f"{cache} is for x{clips.scale}; the teacher is a x4 network: make another with --scale 4")
     out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,8 @@ if __name__ == "__main__":
     parser.add_argument("--cache", required=True, help=f"made by data.py, with the kinds {', '.join(KINDS)}")
     parser.add_argument("--out", type=Path, required=True, help="folder for the crops")
     parser.add_argument("--crops", type=int, default=20000, help="in all, those of runs before included")
+    parser.add_argument("--network", default="x4plus", help="or animevideov3; a folder holds crops of one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     args = parser.parse_args()
-    make(args.cache, args.out, args.crops, args.seed, args.threads)
+    make(args.cache, args.out, args.crops, args.seed, args.threads, args.network)

@@ -28,14 +28,14 @@ def made(tmp_path, monkeypatch):
     monkeypatch.setattr(upscalers, "realesrgan", lambda name: name)
     write_y4m(make_clip(4, 272, 272), tmp_path / "clip.y4m")
     build_cache(tmp_path, tmp_path / "cache", frames=2, kinds=("codec", "real", "harsh"))
-    teacher.make(tmp_path / "cache", tmp_path / "crops", 2, 0, 1)
+    teacher.make(tmp_path / "cache", tmp_path / "crops", 2)
     return tmp_path
 
 
 def test_crops_are_aligned_and_added_to(made):
     first = made / "crops" / "00000.npz"
     before = first.read_bytes()
-    teacher.make(made / "cache", made / "crops", 4, 0, 1)
+    teacher.make(made / "cache", made / "crops", 4)
     assert first.read_bytes() == before
     lessons = Lessons(made / "crops")
     assert lessons.lr.shape == (4, 1, 48, 48, 3)
