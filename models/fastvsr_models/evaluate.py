@@ -95,7 +95,7 @@ def strip(lr, results, hr, height=192, width=256):
 
 
 def busiest(frame, height, width):
-    """Top and left of the window [height, width] with the most edges, none at the border."""
+    """Top and left of the window [height, width] with the most upright edges."""
     edges = np.abs(np.diff(frame.astype(np.float32).sum(-1), axis=1)).astype(np.float64)
     edges = np.pad(edges, ((1, 0), (1, 1))).cumsum(0).cumsum(1)
     sums = edges[height:, width:] - edges[:-height, width:] - edges[height:, :-width] + edges[:-height, :-width]
@@ -139,13 +139,15 @@ def table(scores):
     """Markdown: one table per degradation, the mean of every upscaler first, then clip by clip."""
     lines = []
     for degradation, by_upscaler in scores.items():
-        lines += [f"### {degradation}", "", "| clip | upscaler | " + " | ".join(n for n, _ in MEASURES.values()) + " |"]
-        lines += ["|---|---|" + "---|" * len(MEASURES)]
+        rows = [row for by_clip in by_upscaler.values() for row in by_clip.values()]
+        measures = {key: value for key, value in MEASURES.items() if any(key in row for row in rows)}
+        lines += [f"### {degradation}", "", "| clip | upscaler | " + " | ".join(n for n, _ in measures.values()) + " |"]
+        lines += ["|---|---|" + "---|" * len(measures)]
         clips = list(next(iter(by_upscaler.values())))
         for clip in ["**mean**", *clips]:
             for upscaler, by_clip in by_upscaler.items():
                 rows = list(by_clip.values()) if clip == "**mean**" else [by_clip[clip]]
-                cells = [mean(rows, key, form) for key, (_, form) in MEASURES.items()]
+                cells = [mean(rows, key, form) for key, (_, form) in measures.items()]
                 lines.append(f"| {clip} | {upscaler} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)

@@ -5,7 +5,7 @@
 On compressed sources a pixel loss asks for the mean of all that the codec may have dropped, which is blur. The teacher,
 Real-ESRGAN x4plus, decides: firm contours, no beads, no blocks. It also changes colours and brightness, so its word counts in the
 fine detail of luma alone (`lesson`). It has 16 700 kMAC per LR pixel, seconds a crop, so every crop is made once. With
---network animevideov3 the teacher is its smaller sibling, quick and flatter.
+--network animevideov3 the teacher is its smaller sibling, a thirtieth of the work and flatter.
 """
 
 import argparse
@@ -59,9 +59,14 @@ def make(cache, out, crops, seed=0, threads=None, network="x4plus"):
         lr, hr, damages = lr[busier], hr[busier], damages[busier]
         taught = np.concatenate([teacher(clip) for clip in lr.numpy()])[:, None]
         parts = {"lr": inner(lr, MARGIN), "hr": inner(hr, 4 * MARGIN), "taught": inner(taught, 4 * MARGIN), "damages": damages}
-        with path.with_suffix(".tmp").open("wb") as file:
-            np.savez(file, **parts)
-        path.with_suffix(".tmp").rename(path)
+        part = path.with_suffix(".tmp")
+        try:
+            with part.open("wb") as file:
+                np.savez(file, **parts)
+            part.rename(path)
+        except OSError as err:
+            part.unlink(missing_ok=True)
+            raise SystemExit(f"cannot write {path}: {err}. Those before are kept; make room and start again") from err
         print(f"{(number + 1) * SHARD}/{crops}", flush=True)
 
 
@@ -94,7 +99,7 @@ if __name__ == "__main__":
     parser.add_argument("--cache", required=True, help=f"made by data.py, with the kinds {', '.join(KINDS)}")
     parser.add_argument("--out", type=Path, required=True, help="folder for the crops")
     parser.add_argument("--crops", type=int, default=20000, help="in all, those of runs before included")
-    parser.add_argument("--network", default="x4plus", help="or animevideov3; a folder holds crops of one")
+    parser.add_argument("--network", default="x4plus", choices=["x4plus", "animevideov3"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     args = parser.parse_args()

@@ -8,7 +8,7 @@ import pytest
 
 from fastvsr_models import deep, upscalers
 from fastvsr_models.degrade import degrade
-from fastvsr_models.evaluate import busiest, figures
+from fastvsr_models.evaluate import busiest, figures, table
 
 
 def test_the_busiest_window_is_found():
@@ -42,3 +42,13 @@ def test_deep_distance(clip):
     lr = degrade(clip, "bi")
     assert deep.distance(clip, clip) < 1e-3
     assert 1 < deep.distance(upscalers.bicubic(lr), clip) < 100
+
+
+def test_a_table_has_the_measures_that_were_taken():
+    row = {"psnr_y": 30.0, "cvvdp": 9.5}
+    text = table({"bi": {"bicubic": {"a": row, "b": row}}})
+    assert text.splitlines()[2:5] == [
+        "| clip | upscaler | PSNR-Y dB | cvvdp JOD |",
+        "|---|---|---|---|",
+        "| **mean** | bicubic | 30.00 | 9.50 |",
+    ]
