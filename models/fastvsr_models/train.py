@@ -136,7 +136,7 @@ def train_step(dtype):
     aim = luma(hr)
     if taught_crops:
         words = luma(turned(taught, turns[:taught_crops]))
-        aim = torch.cat([lesson(aim[:taught_crops], words, loss_weights["teacher"]), aim[taught_crops:]])
+        aim = torch.cat([lesson(aim[:taught_crops], words, damages[:taught_crops], loss_weights["teacher"]), aim[taught_crops:]])
     target = to_lr_grid(aim - F.pixel_shuffle(F.conv2d(pad_edges(luma(lr), 2), bicubic), scale), scale)
     loss = F.smooth_l1_loss(result.float(), target, beta=loss_weights["knee"])
     if loss_weights["temporal"]:

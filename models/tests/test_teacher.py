@@ -55,7 +55,9 @@ def test_a_missing_folder_is_an_error_in_words(tmp_path):
 def test_a_lesson_keeps_the_coarse_part():
     torch.manual_seed(0)
     original, fine = torch.rand(1, 1, 96, 96), 0.1 * torch.rand(1, 1, 96, 96)
-    aim = lesson(original, original + fine + 0.3)
+    bad, good = torch.tensor([[0.0, 0.2, 0.9]]), torch.zeros(1, 3)
+    aim = lesson(original, original + fine + 0.3, bad)
     assert (lowpass(aim) - lowpass(original)).abs().max() < 0.01
     assert torch.allclose(aim - original, fine - lowpass(fine), atol=1e-5)
-    assert torch.allclose(lesson(original, original + 0.3, 0.5), original, atol=1e-5)
+    assert torch.allclose(lesson(original, original + 0.3, bad), original, atol=1e-5)
+    assert torch.equal(lesson(original, original + fine, good), original)

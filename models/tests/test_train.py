@@ -83,7 +83,7 @@ def test_a_teacher_is_listened_to(start, tmp_path):
     crops = {
         name: rng.integers(0, 256, (2, 1, side, side, 3), np.uint8) for name, side in (("lr", 24), ("hr", 96), ("taught", 96))
     }
-    np.savez(tmp_path / "00000.npz", damages=np.zeros((2, 3), np.float32), **crops)
+    np.savez(tmp_path / "00000.npz", damages=np.ones((2, 3), np.float32), **crops)
     checkpoint, done = start("taught", "--steps", 3, "--teacher", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "2 crops of the teacher" in done.stdout
