@@ -4,11 +4,14 @@ python -m fastvsr_models.evaluate --clips DIR --degradation bi,bi+crf28 --upscal
 
 DIR holds clips, or pictures (Set5, Set14), which are clips of one frame and have no measures of time. Clips are cropped to
 multiples of eight times the scale and used whole unless --frames or --size say otherwise. `table.md` has the mean and every clip,
-`scores.json` the numbers, `strip-*.png` the same part of one frame side by side: the degraded frame, each upscaler, the original.
-Measures are described in metrics.py.
+`scores.json` the numbers, `strip-*.png` the same part of one frame side by side: the degraded frame, each upscaler, the original,
+`page.html` (with --page) all strips in one file, to look at. Measures are described in metrics.py and deep.py.
 """
 
 import argparse
+import base64
+import html
+import io
 import json
 import time
 from pathlib import Path
@@ -19,7 +22,7 @@ from PIL import Image
 
 from .data import crop_to_multiple, list_clips, list_pictures, read_clip
 from .degrade import degrade
-from .metrics import measure
+from .metrics import MORE, measure
 
 RECIPES = ("bi", "bi+crf28", "blur2+bi+noise4+crf32")  # clean, compressed, harsh
 MEASURES = {
@@ -32,6 +35,8 @@ MEASURES = {
     "tof": ("tOF px", ".3f"),
     "warp": ("E*warp", ".3f"),
     "flicker": ("flicker", ".2f"),
+    "deep": ("deep", ".1f"),
+    "cvvdp": ("cvvdp JOD", ".2f"),
 }
 
 
@@ -77,12 +82,51 @@ def centre(clip, height, width):
     return clip[:, top : top + height, left : left + width]
 
 
-def strip(lr, results, hr, height=192, width=256):
-    """The centre of the last frame: LR by pixel repetition, every result, the original."""
-    height, width = min(height, hr.shape[1]), min(width, hr.shape[2])
+def panels(lr, results, hr):
+    """Last frames, all of one size: LR by pixel repetition, every result, the original."""
     scale = hr.shape[1] // lr.shape[1]
-    panels = [lr[-1:].repeat(scale, 1).repeat(scale, 2), *results, hr]
-    return np.concatenate([centre(p[-1:], height, width)[0] for p in panels], 1)
+    return [clip[-1:] for clip in (lr[-1:].repeat(scale, 1).repeat(scale, 2), *results, hr)]
+
+
+def strip(lr, results, hr, height=192, width=256):
+    """The centre of the last frame, side by side."""
+    height, width = min(height, hr.shape[1]), min(width, hr.shape[2])
+    return np.concatenate([centre(p, height, width)[0] for p in panels(lr, results, hr)], 1)
+
+
+def busiest(frame, height, width):
+    """Top and left of the window [height, width] with the most upright edges."""
+    edges = np.abs(np.diff(frame.astype(np.float32).sum(-1), axis=1)).astype(np.float64)
+    edges = np.pad(edges, ((1, 0), (1, 1))).cumsum(0).cumsum(1)
+    sums = edges[height:, width:] - edges[:-height, width:] - edges[height:, :-width] + edges[:-height, :-width]
+    return (int(i) for i in np.unravel_index(sums.argmax(), sums.shape))
+
+
+def figures(title, names, lr, results, hr, height=192, width=256):
+    """HTML: two rows of the last frame, its centre and its busiest window, named and without loss."""
+    height, width = min(height, hr.shape[1]), min(width, hr.shape[2])
+    windows = {"centre": ((hr.shape[1] - height) // 2, (hr.shape[2] - width) // 2), "busiest": busiest(hr[-1], height, width)}
+    lines = [f"<h2>{html.escape(title)}</h2>"]
+    for where, (top, left) in windows.items():
+        lines.append(f"<p>{where}</p><div>")
+        for name, panel in zip(["LR", *names, "original"], panels(lr, results, hr), strict=True):
+            file = io.BytesIO()
+            Image.fromarray(panel[0, top : top + height, left : left + width]).save(file, "WEBP", lossless=True)
+            data = base64.b64encode(file.getvalue()).decode()
+            image = f'<img src="data:image/webp;base64,{data}">'
+            lines.append(f"<figure>{image}<figcaption>{html.escape(name)}</figcaption></figure>")
+        lines.append("</div>")
+    return "\n".join(lines)
+
+
+PAGE = """<!doctype html><meta charset="utf-8"><title>fastvsr: strips</title>
+<style>
+body{background:#222;color:#ddd;font:14px sans-serif}
+div{display:flex;gap:4px}
+figure{margin:0}
+img{image-rendering:pixelated}
+</style>
+"""
 
 
 def mean(rows, key, form):
@@ -95,13 +139,15 @@ def table(scores):
     """Markdown: one table per degradation, the mean of every upscaler first, then clip by clip."""
     lines = []
     for degradation, by_upscaler in scores.items():
-        lines += [f"### {degradation}", "", "| clip | upscaler | " + " | ".join(n for n, _ in MEASURES.values()) + " |"]
-        lines += ["|---|---|" + "---|" * len(MEASURES)]
+        rows = [row for by_clip in by_upscaler.values() for row in by_clip.values()]
+        measures = {key: value for key, value in MEASURES.items() if any(key in row for row in rows)}
+        lines += [f"### {degradation}", "", "| clip | upscaler | " + " | ".join(n for n, _ in measures.values()) + " |"]
+        lines += ["|---|---|" + "---|" * len(measures)]
         clips = list(next(iter(by_upscaler.values())))
         for clip in ["**mean**", *clips]:
             for upscaler, by_clip in by_upscaler.items():
                 rows = list(by_clip.values()) if clip == "**mean**" else [by_clip[clip]]
-                cells = [mean(rows, key, form) for key, (_, form) in MEASURES.items()]
+                cells = [mean(rows, key, form) for key, (_, form) in measures.items()]
                 lines.append(f"| {clip} | {upscaler} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -116,13 +162,18 @@ def main():
     parser.add_argument("--frames", type=int, help="frames per clip (default: all)")
     parser.add_argument("--size", help="WIDTHxHEIGHT centre crop of the originals (default: whole)")
     parser.add_argument("--scale", type=int, default=4, help="output pixels per input pixel, for what has a choice")
+    parser.add_argument("--more", default="", help=f"measures that take longer, comma-separated: {', '.join(MORE)}")
+    parser.add_argument("--page", action="store_true", help="write page.html")
     parser.add_argument("--plugin-path", help="folder of the fastvsr plugin")
     providers = ["cpu", "cpu-int8", "openvino", "openvino-int8", "openvino-bf16"]
     parser.add_argument("--provider", default="cpu", choices=providers, help="for package: and onnx:")
     args = parser.parse_args()
     from .upscalers import find  # only here, so that training does without ONNX Runtime
 
-    out = Path(args.out)
+    more = [name for name in args.more.split(",") if name]
+    if not set(more) <= set(MORE):
+        raise SystemExit(f"--more {args.more}: known are {', '.join(MORE)}")
+    out, page = Path(args.out), [PAGE]
     out.mkdir(parents=True, exist_ok=True)
     upscalers = {name: find(name, args.plugin_path, args.provider, args.scale) for name in args.upscalers.split(",")}
     scores = {d: {name: {} for name in upscalers} for d in args.degradation.split(",")}
@@ -136,9 +187,12 @@ def main():
                 start = time.time()
                 results.append(upscale(lr))
                 fps = len(lr) / (time.time() - start)
-                scores[degradation][name][clip] = row = measure(results[-1], hr, args.scale)
+                scores[degradation][name][clip] = row = measure(results[-1], hr, args.scale, more)
                 print(clip, degradation, name, {k: round(v, 3) for k, v in row.items()}, f"{fps:.1f} fps", flush=True)
             Image.fromarray(strip(lr, results, hr)).save(out / f"strip-{clip}-{degradation}.png")
+            if args.page:
+                page.append(figures(f"{clip}, {degradation}", upscalers, lr, results, hr))
+                (out / "page.html").write_text("\n".join(page))
         (out / "scores.json").write_text(json.dumps(scores, indent=1))
         (out / "table.md").write_text(table(scores))
     print(table(scores))

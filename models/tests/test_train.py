@@ -23,6 +23,7 @@ frames = {frames}
 crop = 16
 batch = 2
 kinds = {{ bi = 0.5, codec = 0.5 }}
+taught = 1
 [optim]
 rate = {rate}
 warmup = 1
@@ -75,6 +76,22 @@ def test_resumes_where_it_stopped(start):
     assert second["step"] == 6
     assert second["minutes"] > first["minutes"]
     assert second["optimizer"]["state"][0]["step"] == 6
+
+
+def test_a_teacher_is_listened_to(start, tmp_path):
+    rng = np.random.default_rng(0)
+    crops = {
+        name: rng.integers(0, 256, (2, 1, side, side, 3), np.uint8) for name, side in (("lr", 24), ("hr", 96), ("taught", 96))
+    }
+    np.savez(tmp_path / "00000.npz", damages=np.ones((2, 3), np.float32), **crops)
+    checkpoint, done = start("taught", "--steps", 3, "--teacher", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "2 crops of the teacher" in done.stdout
+    alone, _ = start("alone", "--steps", 3)
+    weights = (read(path)["ema"]["decoder.conv_out.weight"] for path in (checkpoint, alone))
+    assert not torch.equal(*weights)
+    refused(start("bad", "--steps", 1, "--teacher", tmp_path, frames=3)[1], "--teacher wants a x4 network, data.frames = 1")
+    refused(start("bad", "--steps", 1, "--teacher", tmp_path / "none")[1], "no crops in")
 
 
 def refused(done, message):
