@@ -16,8 +16,9 @@ use gst::prelude::*;
 
 fn upscale(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fastvsr"));
-    command.current_dir(folder).arg("upscale").args(arguments).args(["--scale", "2", "--provider", "cpu"]);
-    command.output().unwrap()
+    command.current_dir(folder).arg("upscale").args(arguments).args(["--provider", "cpu"]);
+    let size = ["--scale", "--width", "--height", "--fit"].iter().any(|name| arguments.contains(name));
+    command.args(if size { &[][..] } else { &["--scale", "2"] }).output().unwrap()
 }
 
 /// Upscales, and gives the notes.
@@ -230,13 +231,8 @@ fn a_size_that_changes_is_fitted_and_an_odd_one_made_even() {
 
     let encoder = "videoscale ! video/x-raw,format=Y444,width=31,height=17 ! avenc_ffv1 ! video/x-ffv";
     film(&at.join("odd.mkv"), 3, "format=Y444", encoder, "matroskamux", "");
-    let said = Command::new(env!("CARGO_BIN_EXE_fastvsr"))
-        .current_dir(at)
-        .args(["upscale", "odd.mkv", "odd.mp4", "--scale", "3", "--provider", "cpu"])
-        .output()
-        .unwrap();
-    assert!(said.status.success(), "{said:?}");
-    assert!(String::from_utf8_lossy(&said.stderr).contains("stretched to 94x52"), "{said:?}");
+    let said = upscaled(at, &["odd.mkv", "odd.mp4", "--scale", "3"]);
+    assert!(said.contains("stretched to 94x52"), "{said}");
 }
 
 #[test]
@@ -356,4 +352,88 @@ fn sound_that_nothing_decodes_does_not_cost_the_film() {
     let said = upscaled(at, &["in.mkv", "out.mp4"]);
     assert!(said.contains("a stream that cannot be read or encoded is left out"), "{said}");
     assert_eq!(shown(&at.join("out.mp4")).len(), 10);
+}
+
+/// Size and shape of the pixels of the only video.
+fn frame(file: &Path) -> (i32, i32, gst::Fraction) {
+    let caps = tracks(file, "video").remove(0).caps;
+    let format = caps.structure(0).unwrap();
+    let par = format.get("pixel-aspect-ratio").unwrap_or(gst::Fraction::new(1, 1));
+    (format.get("width").unwrap(), format.get("height").unwrap(), par)
+}
+
+#[test]
+fn films_become_as_large_as_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("in.mp4"), 5, "format=I420,pixel-aspect-ratio=16/15", "x264enc", "mp4mux", "");
+    for (arguments, width, height, par) in [
+        (&["--height", "108"][..], 144, 108, (16, 15)),
+        (&["--height", "90", "--square"], 128, 90, (1, 1)),
+        (&["--width", "192"], 192, 144, (16, 15)),
+        (&["--fit", "400x150"], 200, 150, (16, 15)),
+        (&["--fit", "160x90", "--square"], 128, 90, (1, 1)),
+        (&["--width", "192", "--height", "108"], 192, 108, (4, 5)),
+        (&["--scale", "1"], 64, 48, (16, 15)),
+        (&["--scale", "1.5"], 96, 72, (16, 15)),
+        (&["--scale", "2.5", "--square"], 170, 120, (1, 1)),
+    ] {
+        upscaled(at, &[&["in.mp4", "out.mp4", "--force"], arguments].concat());
+        assert_eq!(frame(&at.join("out.mp4")), (width, height, gst::Fraction::new(par.0, par.1)), "{arguments:?}");
+        assert_eq!(shown(&at.join("out.mp4")).len(), 5, "{arguments:?}");
+    }
+    let said = upscaled(at, &["in.mp4", "large.mkv", "--height", "240"]);
+    assert!(said.contains("320x240 is more than 4 times 64x48") && said.contains("interpolated"), "{said}");
+    assert_eq!(frame(&at.join("large.mkv")).1, 240);
+    let refused = upscale(at, &["in.mp4", "small.mkv", "--height", "20"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("expected a size at least as large"), "{refused:?}");
+    let said = upscaled(at, &["in.mp4", "alone.mp4", "--below", "48"]);
+    assert!(said.contains("left alone") && !at.join("alone.mp4").exists(), "{said}");
+}
+
+#[test]
+fn a_folder_of_films_is_done_once_whatever_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::create_dir_all(at.join("films/old")).unwrap();
+    film(&at.join("films/a.mp4"), 5, "format=I420", "x264enc", "mp4mux", "");
+    film(&at.join("films/old/b.avi"), 5, "format=I420", "jpegenc", "avimux", "");
+    film(&at.join("c.mkv"), 5, "format=I420", "videoscale ! video/x-raw,height=96 ! x264enc", "matroskamux", "");
+    fs::write(at.join("films/broken.mkv"), "no film").unwrap();
+    fs::write(at.join("films/notes.txt"), "no film").unwrap();
+    let all = ["films", "c.mkv", "--out", "films/large", "--below", "96", "--scale", "1.5"];
+    let first = upscale(at, &all);
+    let said = String::from_utf8_lossy(&first.stderr);
+    assert_eq!(first.status.code(), Some(1), "{said}");
+    assert!(said.contains("4 films: 2 upscaled, 0 there already, 1 left alone, 1 failed"), "{said}");
+    assert!(said.contains("`films/broken.mkv`"), "{said}");
+    assert_eq!(frame(&at.join("films/large/a.mp4")).0, 96);
+    assert_eq!(shown(&at.join("films/large/old/b.avi.mkv")).len(), 5);
+    fs::remove_file(at.join("films/broken.mkv")).unwrap();
+    let said = upscaled(at, &all);
+    assert!(said.contains("3 films: 0 upscaled, 2 there already, 1 left alone, 0 failed"), "{said}");
+    let refused = upscale(at, &["films", "c.mkv", "more", "--scale", "2"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--out FOLDER"), "{refused:?}");
+    let none = upscale(at, &["films/large/old", "--out", "films/large/old", "--below", "1"]);
+    assert!(String::from_utf8_lossy(&none.stderr).contains("there already"), "{none:?}");
+}
+
+#[test]
+fn programs_read_the_progress() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("in.mp4"), 25, "format=I420", "x264enc", "mp4mux", "");
+    let done = upscale(at, &["in.mp4", "out.mp4", "--progress", "json"]);
+    assert!(done.status.success(), "{done:?}");
+    let said = String::from_utf8(done.stdout).unwrap();
+    let lines: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let stages: Vec<_> = lines.iter().map(|line| line["stage"].as_str().unwrap()).collect();
+    assert_eq!((stages[0], stages[stages.len() - 2..].to_vec()), ("load", vec!["mux", "done"]), "{said}");
+    assert!(stages.contains(&"upscale"), "{said}");
+    let last = lines.last().unwrap();
+    assert_eq!(
+        (last["frame"].as_u64(), last["of"].as_u64(), last["film"].as_str()),
+        (Some(25), Some(25), Some("in.mp4"))
+    );
+    assert!(lines.iter().all(|line| line.get("fps").is_some() && line.get("eta").is_some()), "{said}");
 }

@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("{:<16} {:>10} {:>11} {:>9} {:>8}  real time", "model", "input", "output", "ms/frame", "fps");
     for model in models {
         let upscaler = Upscaler::new(&model, &args.provider, 0);
-        let scale = upscaler.scale()? as u32;
+        let scale = upscaler.scale()?;
         for (width, height) in &args.sizes {
             let frame =
                 mean(&upscaler::measure(&upscaler, (*width, *height), 100_000, Duration::from_secs(args.seconds))?);

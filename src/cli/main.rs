@@ -16,11 +16,14 @@ mod doctor;
 mod encoder;
 mod hidden;
 mod journal;
+mod many;
 mod models;
 mod mux;
 mod playback;
 mod prewarm;
+mod progress;
 mod streams;
+mod target;
 mod time;
 mod upscale;
 mod upscaler;
@@ -67,7 +70,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
     gst::init()?;
     gstfastvsr::plugin_register_static()?;
     match command {
-        Command::Upscale(args) => upscale::run(args)?,
+        Command::Upscale(args) => return upscale::run(args),
         Command::Compare(args) => compare::run(args)?,
         Command::Doctor(args) => return doctor::run(args),
         Command::Models(args) => models::run(args)?,
