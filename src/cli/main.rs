@@ -19,6 +19,7 @@ mod journal;
 mod many;
 mod models;
 mod mux;
+mod pipe;
 mod playback;
 mod prewarm;
 mod progress;
@@ -43,6 +44,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Upscale(upscale::Args),
+    Pipe(pipe::Args),
     Compare(compare::Args),
     Doctor(doctor::Args),
     Models(models::Args),
@@ -71,6 +73,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
     gstfastvsr::plugin_register_static()?;
     match command {
         Command::Upscale(args) => return upscale::run(args),
+        Command::Pipe(args) => pipe::run(args)?,
         Command::Compare(args) => compare::run(args)?,
         Command::Doctor(args) => return doctor::run(args),
         Command::Models(args) => models::run(args)?,
