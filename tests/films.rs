@@ -437,3 +437,149 @@ fn programs_read_the_progress() {
     );
     assert!(lines.iter().all(|line| line.get("fps").is_some() && line.get("eta").is_some()), "{said}");
 }
+
+#[test]
+fn what_cannot_be_written_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("in.m2ts"), 25, "format=I420", "x264enc", "mpegtsmux m2ts-mode=true", "avenc_ac3");
+    assert_eq!(upscaled(at, &["in.m2ts", "known.mkv"]), "");
+    // The sound's type becomes one that says nothing, in every table of the programme.
+    let mut bytes = fs::read(at.join("in.m2ts")).unwrap();
+    for packet in bytes.chunks_mut(192).filter(|packet| packet.len() == 192) {
+        let table = 4 + 5 + if packet[7] & 0x20 != 0 { 1 + usize::from(packet[8]) } else { 0 };
+        if packet[5] & 0x40 != 0 && packet.get(table) == Some(&2) && packet[table + 1] & 0xf0 == 0xb0 {
+            disguise(&mut packet[table..]);
+        }
+    }
+    fs::write(at.join("in.m2ts"), bytes).unwrap();
+    let said = upscaled(at, &["in.m2ts", "unknown.mkv"]);
+    assert!(said.contains("type 0x06) that GStreamer does not know"), "{said}");
+}
+
+/// Lets a table of a programme tell nothing of its second stream but that there is one.
+fn disguise(table: &mut [u8]) {
+    let end = 3 + usize::from(u16::from_be_bytes([table[1], table[2]]) & 0xfff) - 4;
+    let length = |at: usize, table: &[u8]| usize::from(u16::from_be_bytes([table[at], table[at + 1]]) & 0xfff);
+    let first = 12 + length(10, table);
+    let second = first + 5 + length(first + 3, table);
+    table[second] = 6;
+    // Descriptors that nobody knows.
+    let (mut descriptor, last) = (second + 5, second + 5 + length(second + 3, table));
+    while descriptor < last {
+        table[descriptor] = 0xfe;
+        descriptor += 2 + usize::from(table[descriptor + 1]);
+    }
+    let mut checksum = u32::MAX;
+    for byte in &table[..end] {
+        checksum ^= u32::from(*byte) << 24;
+        for _ in 0..8 {
+            checksum = (checksum << 1) ^ if checksum >> 31 == 1 { 0x04c1_1db7 } else { 0 };
+        }
+    }
+    table[end..end + 4].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// One kind of file: its name's end, raw format, video encoder, muxer, audio encoder.
+type Kind = (&'static str, &'static str, &'static str, &'static str, &'static str);
+
+/// Upscales films of all these kinds into all kinds of files: every frame, the sound in time, nothing else.
+#[track_caller]
+fn all_kinds(kinds: &[Kind], outputs: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (&(end, raw, encoder, mux, audio), number) in kinds.iter().zip(0..) {
+        let input = format!("in-{number}.{end}");
+        film(&at.join(&input), 25, raw, encoder, mux, audio);
+        let output = format!("{number}.{}", outputs[number % outputs.len()]);
+        upscaled(at, &[&input, &output, "--model", model("nearest").to_str().unwrap()]);
+        let (video, sound) = (shown(&at.join(&output)), tracks(&at.join(&output), "audio"));
+        let what = format!("{input} ({encoder}, {audio}) -> {output}");
+        // GStreamer 1.22 reads no last frame in Ogg.
+        assert_eq!(video.len(), 25 - usize::from(end == "ogv"), "{what}: {video:?}");
+        assert!(
+            video[0] <= 80 && video.windows(2).all(|pair| (pair[1] - pair[0]).abs_diff(40) <= 1),
+            "{what}: {video:?}"
+        );
+        assert_eq!(sound.len(), usize::from(!audio.is_empty()), "{what}: the sound");
+        for sound in sound {
+            // Vorbis begins with packets that have no time.
+            let times: Vec<_> = sound.times.into_iter().filter(|time| *time < 1 << 40).collect();
+            let (first, last) = (times[0], *times.last().unwrap());
+            assert!(first.abs_diff(video[0]) <= 200, "{what}: picture at {} ms, sound at {first} ms", video[0]);
+            assert!(last.abs_diff(960) <= 160, "{what}: the sound ends at {last} ms");
+        }
+    }
+}
+
+const H264: &str = "x264enc speed-preset=ultrafast key-int-max=12 ! h264parse";
+
+#[test]
+fn kinds_of_matroska_and_webm() {
+    all_kinds(
+        &[
+            ("mkv", "format=I420", H264, "matroskamux", "avenc_aac"),
+            ("mkv", "format=I420", H264, "matroskamux", "flacenc"),
+            ("mkv", "format=I420", H264, "matroskamux", "opusenc"),
+            ("mkv", "format=I420", H264, "matroskamux", "avenc_ac3"),
+            ("mkv", "format=I420", H264, "matroskamux", "lamemp3enc ! mpegaudioparse"),
+            ("mkv", "format=I420", H264, "matroskamux", "identity"),
+            ("mkv", "format=I420", "x265enc log-level=error ! h265parse", "matroskamux", "vorbisenc"),
+            ("mkv", "format=Y42B", "avenc_ffv1 ! video/x-ffv", "matroskamux", "flacenc"),
+            ("mkv", "format=Y444", "x264enc ! video/x-h264,profile=high-4:4:4 ! h264parse", "matroskamux", ""),
+            ("mkv", "format=I420_10LE", "x264enc ! video/x-h264,profile=high-10 ! h264parse", "matroskamux", ""),
+            ("mkv", "format=I420", "vp8enc deadline=1", "matroskamux", "vorbisenc"),
+            ("mkv", "format=I420", "jpegenc", "matroskamux", "avenc_ac3"),
+            ("mkv", "format=I420", "theoraenc", "matroskamux", "opusenc"),
+            ("mkv", "format=GRAY8", "avenc_ffv1 ! video/x-ffv", "matroskamux", "avenc_mp2 ! mpegaudioparse"),
+            ("mkv", "format=I420,pixel-aspect-ratio=16/15", H264, "matroskamux", "avenc_aac"),
+            ("webm", "format=I420", "vp8enc deadline=1", "webmmux", "vorbisenc"),
+            ("webm", "format=I420", "vp9enc deadline=1", "webmmux", "opusenc"),
+        ],
+        &["mkv", "mp4"],
+    );
+}
+
+#[test]
+fn kinds_of_mp4_and_quicktime() {
+    all_kinds(
+        &[
+            ("mp4", "format=I420", H264, "mp4mux", "avenc_aac"),
+            ("mp4", "format=I420", H264, "mp4mux fragment-duration=200", "avenc_aac"),
+            ("mp4", "format=I420", H264, "mp4mux faststart=true", "lamemp3enc ! mpegaudioparse"),
+            ("mp4", "format=I420", H264, "mp4mux", "avenc_alac"),
+            ("mp4", "format=I420", "x265enc log-level=error ! h265parse", "mp4mux", "avenc_ac3"),
+            ("mov", "format=I420", H264, "qtmux", "identity"),
+            ("mov", "format=I420", "jpegenc", "qtmux", "avenc_aac"),
+            ("mov", "format=I422_10LE", "avenc_prores_ks", "qtmux", "identity"),
+            ("mov", "format=UYVY", "identity", "qtmux", ""),
+            ("mov", "format=RGB", "identity", "qtmux", "avenc_aac"),
+            ("mp4", "format=I420,interlace-mode=interleaved,field-order=top-field-first", H264, "mp4mux", "avenc_aac"),
+            ("3gp", "format=I420", H264, "3gppmux", "avenc_aac"),
+        ],
+        &["mp4", "mkv", "mov"],
+    );
+}
+
+#[test]
+fn kinds_of_recordings_and_older_files() {
+    all_kinds(
+        &[
+            ("ts", "format=I420", H264, "mpegtsmux", "avenc_aac ! aacparse"),
+            ("ts", "format=I420", H264, "mpegtsmux", "avenc_ac3"),
+            ("ts", "format=I420", "x265enc log-level=error ! h265parse", "mpegtsmux", "lamemp3enc ! mpegaudioparse"),
+            ("ts", "format=I420", H264, "mpegtsmux", "opusenc"),
+            ("m2ts", "format=I420", H264, "mpegtsmux m2ts-mode=true", "avenc_ac3"),
+            ("flv", "format=I420", H264, "flvmux", "avenc_aac ! aacparse"),
+            ("flv", "format=I420", "avenc_flv", "flvmux", "avenc_aac ! aacparse"),
+            ("avi", "format=Y42B", "avenc_huffyuv", "avimux", "identity"),
+            ("avi", "format=I420", "avenc_msmpeg4", "avimux", "lamemp3enc ! mpegaudioparse"),
+            ("avi", "format=I420", "jpegenc", "avimux", "identity"),
+            ("avi", "format=I420", "avenc_mpeg4 ! mpeg4videoparse", "avimux", "lamemp3enc ! mpegaudioparse"),
+            ("avi", "format=I420", "identity", "avimux", ""),
+            ("ogv", "format=I420", "theoraenc", "oggmux", "vorbisenc"),
+            ("ogv", "format=I420", "theoraenc", "oggmux", "opusenc"),
+        ],
+        &["mkv", "mp4"],
+    );
+}

@@ -26,6 +26,7 @@ mod progress;
 mod streams;
 mod target;
 mod time;
+mod ts;
 mod upscale;
 mod upscaler;
 

@@ -193,6 +193,9 @@ fn notes(args: &Args, clip: &Clip, encoder: &Encoder, video: &VideoInfo, most: u
                 .into(),
         );
     }
+    if encoder.codec == Codec::Av1 {
+        notes.push("AV1: its encoders here write no colours into the stream; the file around it has them".into());
+    }
     let (width, height) = (video.width(), video.height());
     if (film.width() | film.height()) % 2 == 1 {
         notes.push(format!(
