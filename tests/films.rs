@@ -154,6 +154,28 @@ fn interlaced_films_give_a_frame_for_each_frame_or_for_each_field() {
 }
 
 #[test]
+fn fields_of_two_moments_become_two_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    Pipeline::new(&format!(
+        "videotestsrc num-buffers=40 pattern=bar horizontal-speed=4 ! \
+         video/x-raw,format=I420,width=64,height=48,framerate=50/1 ! \
+         interlace field-pattern=1:1 top-field-first=true ! x264enc interlaced=true tune=zerolatency quantizer=10 ! \
+         mpegtsmux ! filesink location={}",
+        at.join("in.ts").display()
+    ))
+    .run();
+    let frames = shown(&at.join("in.ts")).len();
+    let said = upscaled(at, &["in.ts", "out.mkv"]);
+    assert!(said.contains("one frame for each field"), "{said}");
+    let times = shown(&at.join("out.mkv"));
+    assert_eq!(times.len(), 2 * frames);
+    assert!(times.windows(2).all(|pair| (pair[1] - pair[0]).abs_diff(20) <= 1), "{times:?}");
+    upscaled(at, &["in.ts", "frame.mkv", "--deinterlace", "frame"]);
+    assert_eq!(shown(&at.join("frame.mkv")).len(), frames);
+}
+
+#[test]
 fn pictures_in_a_row_are_a_film() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

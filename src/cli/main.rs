@@ -14,6 +14,7 @@ mod clip;
 mod compare;
 mod doctor;
 mod encoder;
+mod fields;
 mod hidden;
 mod journal;
 mod many;

@@ -188,10 +188,11 @@ fn notes(args: &Args, clip: &Clip, encoder: &Encoder, video: &VideoInfo, most: u
         notes.push(format!("the film is HDR: it is encoded as {} in {bits}", encoder.codec));
     }
     if clip.interlaced && args.deinterlace == Deinterlace::Auto {
-        notes.push(
-            "the video is interlaced and is deinterlaced, one frame for two fields; --deinterlace field gives one for each"
-                .into(),
-        );
+        let (what, other) = match clip.deinterlace {
+            Deinterlace::Field => ("one frame for each field, as it was filmed", "frame gives one for two"),
+            _ => ("one frame for two fields, which show one moment", "field gives one for each"),
+        };
+        notes.push(format!("the video is interlaced and is deinterlaced, {what}; --deinterlace {other}"));
     }
     if encoder.codec == Codec::Av1 {
         notes.push("AV1: its encoders here write no colours into the stream; the file around it has them".into());
