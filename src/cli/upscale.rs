@@ -244,7 +244,7 @@ fn open_journal(job: &Job, resume: bool) -> Result<(Journal, Done)> {
         video.par(),
         encoder.element,
         args.quality,
-        args.deinterlace,
+        clip.deinterlace,
         range.from.nseconds(),
     );
     let there = Journal::exists(output);
