@@ -16,8 +16,9 @@ use gst::prelude::*;
 
 fn upscale(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fastvsr"));
-    command.current_dir(folder).arg("upscale").args(arguments).args(["--scale", "2", "--provider", "cpu"]);
-    command.output().unwrap()
+    command.current_dir(folder).arg("upscale").args(arguments).args(["--provider", "cpu"]);
+    let size = ["--scale", "--width", "--height", "--fit"].iter().any(|name| arguments.contains(name));
+    command.args(if size { &[][..] } else { &["--scale", "2"] }).output().unwrap()
 }
 
 /// Upscales, and gives the notes.
@@ -153,6 +154,28 @@ fn interlaced_films_give_a_frame_for_each_frame_or_for_each_field() {
 }
 
 #[test]
+fn fields_of_two_moments_become_two_frames() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    Pipeline::new(&format!(
+        "videotestsrc num-buffers=40 pattern=bar horizontal-speed=4 ! \
+         video/x-raw,format=I420,width=64,height=48,framerate=50/1 ! \
+         interlace field-pattern=1:1 top-field-first=true ! x264enc interlaced=true tune=zerolatency quantizer=10 ! \
+         mpegtsmux ! filesink location={}",
+        at.join("in.ts").display()
+    ))
+    .run();
+    let frames = shown(&at.join("in.ts")).len();
+    let said = upscaled(at, &["in.ts", "out.mkv"]);
+    assert!(said.contains("one frame for each field"), "{said}");
+    let times = shown(&at.join("out.mkv"));
+    assert_eq!(times.len(), 2 * frames);
+    assert!(times.windows(2).all(|pair| (pair[1] - pair[0]).abs_diff(20) <= 1), "{times:?}");
+    upscaled(at, &["in.ts", "frame.mkv", "--deinterlace", "frame"]);
+    assert_eq!(shown(&at.join("frame.mkv")).len(), frames);
+}
+
+#[test]
 fn pictures_in_a_row_are_a_film() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -230,13 +253,8 @@ fn a_size_that_changes_is_fitted_and_an_odd_one_made_even() {
 
     let encoder = "videoscale ! video/x-raw,format=Y444,width=31,height=17 ! avenc_ffv1 ! video/x-ffv";
     film(&at.join("odd.mkv"), 3, "format=Y444", encoder, "matroskamux", "");
-    let said = Command::new(env!("CARGO_BIN_EXE_fastvsr"))
-        .current_dir(at)
-        .args(["upscale", "odd.mkv", "odd.mp4", "--scale", "3", "--provider", "cpu"])
-        .output()
-        .unwrap();
-    assert!(said.status.success(), "{said:?}");
-    assert!(String::from_utf8_lossy(&said.stderr).contains("stretched to 94x52"), "{said:?}");
+    let said = upscaled(at, &["odd.mkv", "odd.mp4", "--scale", "3"]);
+    assert!(said.contains("stretched to 94x52"), "{said}");
 }
 
 #[test]
@@ -356,4 +374,234 @@ fn sound_that_nothing_decodes_does_not_cost_the_film() {
     let said = upscaled(at, &["in.mkv", "out.mp4"]);
     assert!(said.contains("a stream that cannot be read or encoded is left out"), "{said}");
     assert_eq!(shown(&at.join("out.mp4")).len(), 10);
+}
+
+/// Size and shape of the pixels of the only video.
+fn frame(file: &Path) -> (i32, i32, gst::Fraction) {
+    let caps = tracks(file, "video").remove(0).caps;
+    let format = caps.structure(0).unwrap();
+    let par = format.get("pixel-aspect-ratio").unwrap_or(gst::Fraction::new(1, 1));
+    (format.get("width").unwrap(), format.get("height").unwrap(), par)
+}
+
+#[test]
+fn films_become_as_large_as_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("in.mp4"), 5, "format=I420,pixel-aspect-ratio=16/15", "x264enc", "mp4mux", "");
+    for (arguments, width, height, par) in [
+        (&["--height", "108"][..], 144, 108, (16, 15)),
+        (&["--height", "90", "--square"], 128, 90, (1, 1)),
+        (&["--width", "192"], 192, 144, (16, 15)),
+        (&["--fit", "400x150"], 200, 150, (16, 15)),
+        (&["--fit", "160x90", "--square"], 128, 90, (1, 1)),
+        (&["--width", "192", "--height", "108"], 192, 108, (4, 5)),
+        (&["--scale", "1"], 64, 48, (16, 15)),
+        (&["--scale", "1.5"], 96, 72, (16, 15)),
+        (&["--scale", "2.5", "--square"], 170, 120, (1, 1)),
+    ] {
+        upscaled(at, &[&["in.mp4", "out.mp4", "--force"], arguments].concat());
+        assert_eq!(frame(&at.join("out.mp4")), (width, height, gst::Fraction::new(par.0, par.1)), "{arguments:?}");
+        assert_eq!(shown(&at.join("out.mp4")).len(), 5, "{arguments:?}");
+    }
+    let said = upscaled(at, &["in.mp4", "large.mkv", "--height", "240"]);
+    assert!(said.contains("320x240 is more than 4 times 64x48") && said.contains("interpolated"), "{said}");
+    assert_eq!(frame(&at.join("large.mkv")).1, 240);
+    let refused = upscale(at, &["in.mp4", "small.mkv", "--height", "20"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("expected a size at least as large"), "{refused:?}");
+    let said = upscaled(at, &["in.mp4", "alone.mp4", "--below", "48"]);
+    assert!(said.contains("left alone") && !at.join("alone.mp4").exists(), "{said}");
+}
+
+#[test]
+fn a_folder_of_films_is_done_once_whatever_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    fs::create_dir_all(at.join("films/old")).unwrap();
+    film(&at.join("films/a.mp4"), 5, "format=I420", "x264enc", "mp4mux", "");
+    film(&at.join("films/old/b.avi"), 5, "format=I420", "jpegenc", "avimux", "");
+    film(&at.join("c.mkv"), 5, "format=I420", "videoscale ! video/x-raw,height=96 ! x264enc", "matroskamux", "");
+    fs::write(at.join("films/broken.mkv"), "no film").unwrap();
+    fs::write(at.join("films/notes.txt"), "no film").unwrap();
+    let all = ["films", "c.mkv", "--out", "films/large", "--below", "96", "--scale", "1.5"];
+    let first = upscale(at, &all);
+    let said = String::from_utf8_lossy(&first.stderr);
+    assert_eq!(first.status.code(), Some(1), "{said}");
+    assert!(said.contains("4 films: 2 upscaled, 0 there already, 1 left alone, 1 failed"), "{said}");
+    assert!(said.contains("`films/broken.mkv`"), "{said}");
+    assert_eq!(frame(&at.join("films/large/a.mp4")).0, 96);
+    assert_eq!(shown(&at.join("films/large/old/b.avi.mkv")).len(), 5);
+    fs::remove_file(at.join("films/broken.mkv")).unwrap();
+    let said = upscaled(at, &all);
+    assert!(said.contains("3 films: 0 upscaled, 2 there already, 1 left alone, 0 failed"), "{said}");
+    let refused = upscale(at, &["films", "c.mkv", "more", "--scale", "2"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--out FOLDER"), "{refused:?}");
+    let none = upscale(at, &["films/large/old", "--out", "films/large/old", "--below", "1"]);
+    assert!(String::from_utf8_lossy(&none.stderr).contains("there already"), "{none:?}");
+}
+
+#[test]
+fn programs_read_the_progress() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("in.mp4"), 25, "format=I420", "x264enc", "mp4mux", "");
+    let done = upscale(at, &["in.mp4", "out.mp4", "--progress", "json"]);
+    assert!(done.status.success(), "{done:?}");
+    let said = String::from_utf8(done.stdout).unwrap();
+    let lines: Vec<serde_json::Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let stages: Vec<_> = lines.iter().map(|line| line["stage"].as_str().unwrap()).collect();
+    assert_eq!((stages[0], stages[stages.len() - 2..].to_vec()), ("load", vec!["mux", "done"]), "{said}");
+    assert!(stages.contains(&"upscale"), "{said}");
+    let last = lines.last().unwrap();
+    assert_eq!(
+        (last["frame"].as_u64(), last["of"].as_u64(), last["film"].as_str()),
+        (Some(25), Some(25), Some("in.mp4"))
+    );
+    assert!(lines.iter().all(|line| line.get("fps").is_some() && line.get("eta").is_some()), "{said}");
+}
+
+#[test]
+fn what_cannot_be_written_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("in.m2ts"), 25, "format=I420", "x264enc", "mpegtsmux m2ts-mode=true", "avenc_ac3");
+    assert_eq!(upscaled(at, &["in.m2ts", "known.mkv"]), "");
+    // The sound's type becomes one that says nothing, in every table of the programme.
+    let mut bytes = fs::read(at.join("in.m2ts")).unwrap();
+    for packet in bytes.chunks_mut(192).filter(|packet| packet.len() == 192) {
+        let table = 4 + 5 + if packet[7] & 0x20 != 0 { 1 + usize::from(packet[8]) } else { 0 };
+        if packet[5] & 0x40 != 0 && packet.get(table) == Some(&2) && packet[table + 1] & 0xf0 == 0xb0 {
+            disguise(&mut packet[table..]);
+        }
+    }
+    fs::write(at.join("in.m2ts"), bytes).unwrap();
+    let said = upscaled(at, &["in.m2ts", "unknown.mkv"]);
+    assert!(said.contains("type 0x06) that GStreamer does not know"), "{said}");
+}
+
+/// Lets a table of a programme tell nothing of its second stream but that there is one.
+fn disguise(table: &mut [u8]) {
+    let end = 3 + usize::from(u16::from_be_bytes([table[1], table[2]]) & 0xfff) - 4;
+    let length = |at: usize, table: &[u8]| usize::from(u16::from_be_bytes([table[at], table[at + 1]]) & 0xfff);
+    let first = 12 + length(10, table);
+    let second = first + 5 + length(first + 3, table);
+    table[second] = 6;
+    // Descriptors that nobody knows.
+    let (mut descriptor, last) = (second + 5, second + 5 + length(second + 3, table));
+    while descriptor < last {
+        table[descriptor] = 0xfe;
+        descriptor += 2 + usize::from(table[descriptor + 1]);
+    }
+    let mut checksum = u32::MAX;
+    for byte in &table[..end] {
+        checksum ^= u32::from(*byte) << 24;
+        for _ in 0..8 {
+            checksum = (checksum << 1) ^ if checksum >> 31 == 1 { 0x04c1_1db7 } else { 0 };
+        }
+    }
+    table[end..end + 4].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// One kind of file: its name's end, raw format, video encoder, muxer, audio encoder.
+type Kind = (&'static str, &'static str, &'static str, &'static str, &'static str);
+
+/// Upscales films of all these kinds into all kinds of files: every frame, the sound in time, nothing else.
+#[track_caller]
+fn all_kinds(kinds: &[Kind], outputs: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (&(end, raw, encoder, mux, audio), number) in kinds.iter().zip(0..) {
+        let input = format!("in-{number}.{end}");
+        film(&at.join(&input), 25, raw, encoder, mux, audio);
+        let output = format!("{number}.{}", outputs[number % outputs.len()]);
+        upscaled(at, &[&input, &output, "--model", model("nearest").to_str().unwrap()]);
+        let (video, sound) = (shown(&at.join(&output)), tracks(&at.join(&output), "audio"));
+        let what = format!("{input} ({encoder}, {audio}) -> {output}");
+        // GStreamer 1.22 reads no last frame in Ogg.
+        assert_eq!(video.len(), 25 - usize::from(end == "ogv"), "{what}: {video:?}");
+        assert!(
+            video[0] <= 80 && video.windows(2).all(|pair| (pair[1] - pair[0]).abs_diff(40) <= 1),
+            "{what}: {video:?}"
+        );
+        assert_eq!(sound.len(), usize::from(!audio.is_empty()), "{what}: the sound");
+        for sound in sound {
+            // Vorbis begins with packets that have no time.
+            let times: Vec<_> = sound.times.into_iter().filter(|time| *time < 1 << 40).collect();
+            let (first, last) = (times[0], *times.last().unwrap());
+            assert!(first.abs_diff(video[0]) <= 200, "{what}: picture at {} ms, sound at {first} ms", video[0]);
+            assert!(last.abs_diff(960) <= 160, "{what}: the sound ends at {last} ms");
+        }
+    }
+}
+
+const H264: &str = "x264enc speed-preset=ultrafast key-int-max=12 ! h264parse";
+
+#[test]
+fn kinds_of_matroska_and_webm() {
+    all_kinds(
+        &[
+            ("mkv", "format=I420", H264, "matroskamux", "avenc_aac"),
+            ("mkv", "format=I420", H264, "matroskamux", "flacenc"),
+            ("mkv", "format=I420", H264, "matroskamux", "opusenc"),
+            ("mkv", "format=I420", H264, "matroskamux", "avenc_ac3"),
+            ("mkv", "format=I420", H264, "matroskamux", "lamemp3enc ! mpegaudioparse"),
+            ("mkv", "format=I420", H264, "matroskamux", "identity"),
+            ("mkv", "format=I420", "x265enc log-level=error ! h265parse", "matroskamux", "vorbisenc"),
+            ("mkv", "format=Y42B", "avenc_ffv1 ! video/x-ffv", "matroskamux", "flacenc"),
+            ("mkv", "format=Y444", "x264enc ! video/x-h264,profile=high-4:4:4 ! h264parse", "matroskamux", ""),
+            ("mkv", "format=I420_10LE", "x264enc ! video/x-h264,profile=high-10 ! h264parse", "matroskamux", ""),
+            ("mkv", "format=I420", "vp8enc deadline=1", "matroskamux", "vorbisenc"),
+            ("mkv", "format=I420", "jpegenc", "matroskamux", "avenc_ac3"),
+            ("mkv", "format=I420", "theoraenc", "matroskamux", "opusenc"),
+            ("mkv", "format=GRAY8", "avenc_ffv1 ! video/x-ffv", "matroskamux", "avenc_mp2 ! mpegaudioparse"),
+            ("mkv", "format=I420,pixel-aspect-ratio=16/15", H264, "matroskamux", "avenc_aac"),
+            ("webm", "format=I420", "vp8enc deadline=1", "webmmux", "vorbisenc"),
+            ("webm", "format=I420", "vp9enc deadline=1", "webmmux", "opusenc"),
+        ],
+        &["mkv", "mp4"],
+    );
+}
+
+#[test]
+fn kinds_of_mp4_and_quicktime() {
+    all_kinds(
+        &[
+            ("mp4", "format=I420", H264, "mp4mux", "avenc_aac"),
+            ("mp4", "format=I420", H264, "mp4mux fragment-duration=200", "avenc_aac"),
+            ("mp4", "format=I420", H264, "mp4mux faststart=true", "lamemp3enc ! mpegaudioparse"),
+            ("mp4", "format=I420", H264, "mp4mux", "avenc_alac"),
+            ("mp4", "format=I420", "x265enc log-level=error ! h265parse", "mp4mux", "avenc_ac3"),
+            ("mov", "format=I420", H264, "qtmux", "identity"),
+            ("mov", "format=I420", "jpegenc", "qtmux", "avenc_aac"),
+            ("mov", "format=I422_10LE", "avenc_prores_ks", "qtmux", "identity"),
+            ("mov", "format=UYVY", "identity", "qtmux", ""),
+            ("mov", "format=RGB", "identity", "qtmux", "avenc_aac"),
+            ("mp4", "format=I420,interlace-mode=interleaved,field-order=top-field-first", H264, "mp4mux", "avenc_aac"),
+            ("3gp", "format=I420", H264, "3gppmux", "avenc_aac"),
+        ],
+        &["mp4", "mkv", "mov"],
+    );
+}
+
+#[test]
+fn kinds_of_recordings_and_older_files() {
+    all_kinds(
+        &[
+            ("ts", "format=I420", H264, "mpegtsmux", "avenc_aac ! aacparse"),
+            ("ts", "format=I420", H264, "mpegtsmux", "avenc_ac3"),
+            ("ts", "format=I420", "x265enc log-level=error ! h265parse", "mpegtsmux", "lamemp3enc ! mpegaudioparse"),
+            ("ts", "format=I420", H264, "mpegtsmux", "opusenc"),
+            ("m2ts", "format=I420", H264, "mpegtsmux m2ts-mode=true", "avenc_ac3"),
+            ("flv", "format=I420", H264, "flvmux", "avenc_aac ! aacparse"),
+            ("flv", "format=I420", "avenc_flv", "flvmux", "avenc_aac ! aacparse"),
+            ("avi", "format=Y42B", "avenc_huffyuv", "avimux", "identity"),
+            ("avi", "format=I420", "avenc_msmpeg4", "avimux", "lamemp3enc ! mpegaudioparse"),
+            ("avi", "format=I420", "jpegenc", "avimux", "identity"),
+            ("avi", "format=I420", "avenc_mpeg4 ! mpeg4videoparse", "avimux", "lamemp3enc ! mpegaudioparse"),
+            ("avi", "format=I420", "identity", "avimux", ""),
+            ("ogv", "format=I420", "theoraenc", "oggmux", "vorbisenc"),
+            ("ogv", "format=I420", "theoraenc", "oggmux", "opusenc"),
+        ],
+        &["mkv", "mp4"],
+    );
 }

@@ -1,4 +1,4 @@
-//! The property `scale`, and the scale that downstream asks for: less than the model's own.
+//! The property `scale`, and the size that downstream asks for: less than the model's own.
 
 mod common;
 
@@ -27,7 +27,7 @@ fn rig(scale: u32, caps: &gst::Caps) -> Rig {
 
 #[test]
 fn frames_leave_at_the_scale_that_is_set() {
-    for scale in [2, 3, 4] {
+    for scale in [1, 2, 3, 4] {
         let caps = rgb(24, 6);
         let mut rig = rig(scale, &caps);
         rig.push(ramp(&caps)).unwrap();
@@ -46,7 +46,7 @@ fn frames_leave_at_the_scale_that_is_set() {
 #[test]
 fn every_format_keeps_its_colour_at_every_scale() {
     for (format, byte) in [("RGB", 90), ("BGRA", 255), ("I420", 90), ("NV12", 90), ("GRAY8", 90), ("I420_10LE", 2)] {
-        for scale in [2, 3] {
+        for scale in [1, 2, 3] {
             // Odd sizes, so that the model gets padded frames.
             let mut caps = rgb(13, 7);
             caps.make_mut().set("format", format);
@@ -70,19 +70,52 @@ fn every_format_keeps_its_colour_at_every_scale() {
 }
 
 #[test]
-fn downstream_chooses_the_scale() {
-    for (wanted, scale) in
-        [("width=640,height=480", 2), ("width=960", 3), ("height=[721,4000]", 4), ("width=[1,5000]", 4)]
-    {
+fn downstream_chooses_any_size_from_the_inputs_own_on() {
+    for (wanted, size, par) in [
+        ("width=640,height=480", (640, 480), (1, 1)),
+        ("width=960", (960, 720), (1, 1)),
+        ("height=[721,4000]", (1280, 960), (1, 1)),
+        ("width=[1,5000]", (1280, 960), (1, 1)),
+        ("width=320,height=240", (320, 240), (1, 1)),
+        ("height=[1,500]", (666, 500), (1, 1)),
+        ("width=1280,height=720", (1280, 720), (3, 4)),
+        ("width=1280,height=720,pixel-aspect-ratio=1/1", (1280, 720), (1, 1)),
+    ] {
         let pipeline = Pipeline::new(&format!(
-            "videotestsrc num-buffers=2 ! video/x-raw,format=RGB,width=320,height=240 ! fastvsr name=vsr model={} ! \
+            "videotestsrc num-buffers=3 ! video/x-raw,format=I420,width=320,height=240 ! fastvsr name=vsr model={} ! \
              video/x-raw,{wanted} ! fakesink name=sink",
             model("nearest").display()
         ));
-        pipeline.set_state(gst::State::Paused).unwrap();
-        pipeline.settle();
+        let seen = pipeline.count("sink");
+        pipeline.set_state(gst::State::Playing).unwrap();
+        pipeline.wait_eos();
         let caps = pipeline.by_name("sink").unwrap().static_pad("sink").unwrap().current_caps().unwrap();
-        assert_eq!(info(&caps).width(), 320 * scale, "{wanted}");
+        let got = info(&caps);
+        assert_eq!((got.width(), got.height()), size, "{wanted}");
+        assert_eq!(got.par(), gst::Fraction::new(par.0, par.1), "{wanted}");
+        let stats: gst::Structure = pipeline.by_name("vsr").unwrap().property("stats");
+        assert_eq!(
+            (seen.lock().unwrap().len(), stats.get("frames-out"), stats.get("resized")),
+            (3, Ok(3u64), Ok(0u64)),
+            "{stats}"
+        );
+    }
+}
+
+#[test]
+fn frames_of_any_size_are_the_models_resized_once() {
+    for (width, height) in [(24, 6), (37, 9), (61, 24), (96, 17)] {
+        let caps = rgb(24, 6);
+        let mut rig = Rig::without_caps(&fastvsr("nearest", 1));
+        rig.harness
+            .set_sink_caps(gst::Caps::builder("video/x-raw").field("width", width).field("height", height).build());
+        rig.harness.set_src_caps(caps.clone());
+        rig.push(ramp(&caps)).unwrap();
+        let frames = rig.frames();
+        for (x, level) in row(&frames[0], width as usize).iter().enumerate() {
+            let expected = (x as f32 + 0.5) * 24.0 / width as f32 * 8.0 - 4.0;
+            assert!((f32::from(*level) - expected).abs() <= 5.0, "{width}, column {x}: {level}, expected {expected}");
+        }
     }
 }
 
@@ -121,14 +154,14 @@ fn pointers_scale_with_the_frames() {
 #[test]
 fn a_scale_that_the_model_has_not_is_refused() {
     init();
-    for scale in [1u32, 5] {
+    for scale in [5u32, 16] {
         let element = fastvsr("nearest", 1);
         element.set_property("scale", scale);
         let bus = gst::Bus::new();
         element.set_bus(Some(&bus));
         assert!(element.set_state(gst::State::Paused).is_err());
         let message = bus.pop_filtered(&[gst::MessageType::Error]).expect("an error");
-        let expected = format!("expected a scale from 2 to 4, the model's own, got {scale}");
+        let expected = format!("expected a scale from 1 to 4, the model's own, got {scale}");
         assert!(error_text(&message).contains(&expected), "{}", error_text(&message));
         element.set_state(gst::State::Null).unwrap();
     }
@@ -140,5 +173,5 @@ fn a_scale_that_becomes_impossible_while_running_is_an_error() {
     rig.push_flat([1]);
     rig.element.set_property("scale", 7u32);
     assert!(rig.push(flat(&rgb(8, 4), 2, 2)).is_err());
-    assert!(rig.error().expect("an error").contains("expected a scale from 2 to 4"));
+    assert!(rig.error().expect("an error").contains("expected a scale from 1 to 4"));
 }

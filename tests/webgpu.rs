@@ -3,7 +3,6 @@
 mod common;
 
 use common::*;
-use gst::prelude::*;
 
 /// Two frames upscaled by compact-xs-clean, and the provider that served the last.
 fn upscale(provider: &str) -> (Vec<Vec<u8>>, String) {

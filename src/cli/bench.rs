@@ -30,7 +30,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     println!("{:<16} {:<14} {:>10} {:>11} {:>9} {:>8}  real time", "model", "on", "input", "output", "ms/frame", "fps");
     for model in models {
         let upscaler = Upscaler::new(&model, &args.provider, 0);
-        let scale = upscaler.scale()? as u32;
+        let scale = upscaler.scale()?;
         let engine = upscaler.engine()?;
         let device = format!("{} {}", engine.device().provider, engine.device().precision.name());
         for (width, height) in &args.sizes {

@@ -20,6 +20,7 @@ use gst::prelude::*;
 use gst_video::{VideoColorMatrix, VideoColorimetry, VideoInfo};
 
 use crate::{
+    fields,
     playback::Playback,
     streams::{self, Stream, words},
 };
@@ -39,7 +40,7 @@ pub(crate) fn read() -> String {
 /// What becomes of interlaced video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Deinterlace {
-    /// As `frame`, where the file says that it is interlaced
+    /// As `field` where the first seconds show that the fields of a frame are of two moments, else as `frame`
     Auto,
     /// One frame for two fields: as many as before
     Frame,
@@ -60,6 +61,7 @@ pub(crate) struct Clip {
     /// Of the film, from [`Clip::zero`] on.
     pub(crate) duration: Option<gst::ClockTime>,
     pub(crate) interlaced: bool,
+    /// What becomes of that; not `Auto`.
     pub(crate) deinterlace: Deinterlace,
     /// Its frames as they are handed out.
     pub(crate) video: VideoInfo,
@@ -115,14 +117,16 @@ impl Clip {
         let streams = self.streams(playback)?;
         let sinks: Vec<_> = streams.iter().map(|stream| stream.pad()).collect();
         let recorded = streams.iter().any(Stream::is_recorded);
+        let fields = judge_fields(&playback.element("frames").static_pad("src").expect("a queue has a source pad"));
         let video = self.connect(playback, streams)?;
         let first = playback.element("first").static_pad("sink").expect("a fakesink has a sink pad");
-        let arrived = Arc::new(Mutex::new(None));
+        let (arrived, ended) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
         first.add_probe(gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM, {
-            let arrived = Arc::clone(&arrived);
+            let (arrived, ended) = (Arc::clone(&arrived), Arc::clone(&ended));
             move |pad, info| {
                 let end = info.event().is_some_and(|event| event.type_() == gst::EventType::Eos);
                 let time = info.buffer().and_then(|buffer| stream_time(pad, buffer.pts()));
+                ended.fetch_or(end, Ordering::SeqCst);
                 if end || info.buffer().is_some() {
                     arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(time);
                 }
@@ -131,12 +135,27 @@ impl Clip {
         });
         let arrived = || *arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         playback.wait("it gives no frame", || arrived().is_some())?;
-        let caps = first.current_caps().context("no frame in it can be decoded")?;
-        self.video = VideoInfo::from_caps(&caps)?;
+        let mut caps = first.current_caps().context("no frame in it can be decoded")?;
         let decoded = playback.element("frames").static_pad("src").and_then(|pad| pad.current_caps());
         self.interlaced = decoded
             .and_then(|caps| VideoInfo::from_caps(&caps).ok())
             .is_some_and(|info| info.interlace_mode() != gst_video::VideoInterlaceMode::Progressive);
+        let judged = || *fields.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if self.deinterlace == Deinterlace::Auto && self.interlaced {
+            playback.set_state(gst::State::Playing)?;
+            let enough = || judged().0 >= fields::LOOKED_AT || ended.load(Ordering::SeqCst);
+            playback.wait("its frames take too long", enough)?;
+        }
+        if self.deinterlace == Deinterlace::Auto {
+            let two = judged().1 >= fields::ENOUGH;
+            self.deinterlace = if two { Deinterlace::Field } else { Deinterlace::Frame };
+        }
+        let rate = VideoInfo::from_caps(&caps)?.fps();
+        if self.interlaced && self.deinterlace == Deinterlace::Frame {
+            // Both fields come from the element, and every second one is dropped.
+            caps.make_mut().set("framerate", rate / 2);
+        }
+        self.video = VideoInfo::from_caps(&caps)?;
         let segment = sinks[video].sticky_event::<gst::event::Segment>(0).context("the video has no times")?;
         if let Some(segment) = segment.segment().downcast_ref::<gst::ClockTime>() {
             let time = segment.time().unwrap_or_default();
@@ -312,6 +331,47 @@ fn rise(pad: &gst::Pad, buffer: &mut gst::Buffer, last: Option<i64>) -> Option<i
     let pts = segment.position_from_stream_time(gst::ClockTime::from_nseconds(time.try_into().ok()?))?;
     buffer.make_mut().set_pts(pts);
     Some(time)
+}
+
+/// Counts the frames that pass a pad, and those whose fields are seen to be of two moments.
+fn judge_fields(pad: &gst::Pad) -> Arc<Mutex<(usize, usize)>> {
+    let seen = Arc::<Mutex<(usize, usize)>>::default();
+    pad.add_probe(gst::PadProbeType::BUFFER, {
+        let seen = Arc::clone(&seen);
+        move |pad, info| {
+            let video = pad.current_caps().and_then(|caps| VideoInfo::from_caps(&caps).ok());
+            if let Some((buffer, video)) = info.buffer().zip(video) {
+                let mut seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                seen.0 += 1;
+                seen.1 += usize::from(seen.0 <= fields::LOOKED_AT && is_combed(buffer, &video));
+            }
+            gst::PadProbeReturn::Ok
+        }
+    });
+    seen
+}
+
+/// Whether the fields of a frame are seen to be of two moments.
+fn is_combed(buffer: &gst::BufferRef, video: &VideoInfo) -> bool {
+    use gst_video::{VideoBufferFlags, VideoFrameExt, VideoInterlaceMode};
+    let mode = video.interlace_mode();
+    let interlaced = mode == VideoInterlaceMode::Interleaved
+        || (mode == VideoInterlaceMode::Mixed
+            && VideoBufferFlags::from_bits_truncate(buffer.flags().bits()).contains(VideoBufferFlags::INTERLACED));
+    // In packed forms of more bits samples are no bytes.
+    let (depth, step) = (video.comp_depth(0), video.comp_pstride(0));
+    if !interlaced || step <= 0 || depth > 16 {
+        return false;
+    }
+    let Ok(frame) = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, video) else { return false };
+    let Ok(data) = frame.plane_data(video.comp_plane(0)) else { return false };
+    let stride = frame.plane_stride()[video.comp_plane(0) as usize] as usize;
+    // The byte that weighs most: GStreamer's usual formats begin with the other.
+    let (first, shift) = (video.comp_poffset(0) as usize + usize::from(depth > 8), video.format_info().shift()[0]);
+    let scale = if depth > 8 { 1 << (16 - depth - shift) } else { 1 };
+    fields::is_combed(video.width() as usize, video.height() as usize, |x, y| {
+        data.get(y * stride + x * step as usize + first).map_or(0, |byte| i32::from(*byte) * scale)
+    })
 }
 
 /// Drops what `deinterlace` gives beyond a frame for each field, or for each frame: at its end it shows a field again.

@@ -16,6 +16,8 @@ use crate::{
     encoder::{self, Container},
     hidden,
     playback::{self, Playback},
+    progress::{self, Progress},
+    target::{self, Target},
     time,
     upscaler::Upscaler,
 };
@@ -33,6 +35,8 @@ pub(crate) struct Args {
     output: Option<PathBuf>,
     #[command(flatten)]
     upscaler: Upscaler,
+    #[command(flatten)]
+    target: Target,
     /// A line that moves across the picture, instead of both side by side
     #[arg(long)]
     wipe: bool,
@@ -87,22 +91,26 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 
 /// Writes the video; gives the frames of its middle.
 fn film(args: &Args, clip: &Clip, range: Range, part: &Path) -> Result<Pair> {
-    let scale = args.upscaler.scale()?;
+    let most = args.upscaler.scale()?;
+    let video = args.target.of(&clip.video, most, target::ANY)?;
     let unlimited = "max-size-time=0 max-size-bytes=0 max-size-buffers=0";
     let reader = Playback::new(&format!(
         "{} ! video/x-raw,format=RGB ! tee name=tee  \
-         tee. ! queue {unlimited} ! videoscale method=catrom name=scale ! capsfilter name=size ! \
+         tee. ! queue {unlimited} ! videoscale method=catrom add-borders=false name=scale ! capsfilter name=size ! \
          appsink name=bicubic sync=false max-buffers=2  \
-         tee. ! queue {unlimited} ! fastvsr name=vsr ! appsink name=fastvsr sync=false max-buffers=2",
+         tee. ! queue {unlimited} ! fastvsr name=vsr ! capsfilter name=asked ! appsink name=fastvsr sync=false max-buffers=2",
         clip::read()
     ))?;
     args.upscaler.configure(&reader.element("vsr"))?;
-    enlarge(&reader, scale);
+    // Whatever size of frames comes, both branches give the same.
+    for (element, filter) in [("scale", "size"), ("vsr", "asked")] {
+        target::ask(&reader.element(element), &reader.element(filter), &video, most);
+    }
     clip.attach(&reader, range)?;
     reader.set_state(gst::State::Playing)?;
 
     let total = clip.frames(range);
-    let bar = playback::progress(total);
+    let mut progress = Progress::new(progress::Form::Bar, &args.input, total, 0);
     let mut writer: Option<Playback> = None;
     let (mut count, mut first, mut middle) = (0, None, None);
     while let Some((pair, time, duration)) = pull(&reader)? {
@@ -124,33 +132,13 @@ fn film(args: &Args, clip: &Clip, range: Range, part: &Path) -> Result<Pair> {
             middle = Some(pair);
         }
         count += 1;
-        bar.set_position(count as u64);
+        progress.set(count as u64);
     }
-    bar.finish_and_clear();
+    drop(progress);
     let writer = writer.with_context(|| format!("`{}` has no frame in this range", args.input.display()))?;
     writer.source("frames").end_of_stream()?;
     writer.run(|| {})?;
     middle.context("the clip has no frame")
-}
-
-/// Lets the bicubic branch give frames of the size that the model gives, whatever the size of the clip.
-fn enlarge(reader: &Playback, scale: usize) {
-    let pad = reader.element("scale").static_pad("sink").expect("videoscale has a sink pad");
-    let size = reader.element("size").downgrade();
-    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
-        if let Some(gst::PadProbeData::Event(event)) = &info.data
-            && let gst::EventView::Caps(caps) = event.view()
-            && let Ok(input) = VideoInfo::from_caps(caps.caps())
-            && let Some(size) = size.upgrade()
-        {
-            let output = gst::Caps::builder("video/x-raw")
-                .field("width", input.width() as i32 * scale as i32)
-                .field("height", input.height() as i32 * scale as i32)
-                .build();
-            size.set_property("caps", output);
-        }
-        gst::PadProbeReturn::Ok
-    });
 }
 
 /// The next frames of both branches, with their time and duration; `None` at the end.
@@ -221,8 +209,10 @@ fn wipe(pair: &Pair, count: usize) -> (VideoInfo, Vec<u8>) {
 
 /// A pipeline that encodes composed frames.
 fn start_writer(info: &VideoInfo, clip: &Clip, part: &Path) -> Result<Playback> {
-    let size = (info.width().next_multiple_of(2), info.height().next_multiple_of(2));
-    let encoder = encoder::choose(None, Container::Mp4, 18, &clip.video, size)?;
+    let (width, height) = (info.width().next_multiple_of(2), info.height().next_multiple_of(2));
+    let film = &clip.video;
+    let video = VideoInfo::builder(film.format(), width, height).par(info.par()).fps(film.fps());
+    let encoder = encoder::choose(None, Container::Mp4, 18, &video.colorimetry(&film.colorimetry()).build()?)?;
     let label = "shaded-background=true valignment=top font-desc=\"Sans 12\"";
     let writer = Playback::new(&format!(
         "appsrc name=frames format=time block=true max-buffers=4 ! videoconvert ! \

@@ -122,18 +122,12 @@ pub(crate) struct Encoder {
     pub(crate) launch: String,
 }
 
-/// Chooses the encoder for a film: of the codec asked for, or H.264 (VP9 in WebM; what has 10 bits for HDR). `quality`
+/// Chooses the encoder for frames of a film: of the codec asked for, or H.264 (VP9 in WebM; what has 10 bits for HDR). `quality`
 /// is that of x264's `crf`. It is tried, into the container.
 ///
 /// # Errors
 /// If the container cannot hold the codec at this size, or nothing that encodes it is installed.
-pub(crate) fn choose(
-    codec: Option<Codec>,
-    container: Container,
-    quality: u32,
-    film: &VideoInfo,
-    (width, height): (u32, u32),
-) -> Result<Encoder> {
+pub(crate) fn choose(codec: Option<Codec>, container: Container, quality: u32, film: &VideoInfo) -> Result<Encoder> {
     let codec = codec.unwrap_or(match container {
         Container::WebM => Codec::Vp9,
         // Few players show H.264 in 10 bits.
@@ -160,6 +154,7 @@ pub(crate) fn choose(
         colours = VideoColorimetry::new(limited, colours.matrix(), colours.transfer(), colours.primaries());
         tail += &format!(" ! capssetter caps=video/x-av1,colorimetry={colours}");
     }
+    let (width, height) = (film.width(), film.height());
     // Frames of another size in mid-film are fitted into the size of the first.
     let launch = format!(
         "videoconvert n-threads=0 ! videoscale method=lanczos n-threads=0 add-borders=true ! video/x-raw,format={format},\

@@ -14,14 +14,20 @@ mod clip;
 mod compare;
 mod doctor;
 mod encoder;
+mod fields;
 mod hidden;
 mod journal;
+mod many;
 mod models;
 mod mux;
+mod pipe;
 mod playback;
 mod prewarm;
+mod progress;
 mod streams;
+mod target;
 mod time;
+mod ts;
 mod upscale;
 mod upscaler;
 
@@ -40,6 +46,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Upscale(upscale::Args),
+    Pipe(pipe::Args),
     Compare(compare::Args),
     Doctor(doctor::Args),
     Models(models::Args),
@@ -67,7 +74,8 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
     gst::init()?;
     gstfastvsr::plugin_register_static()?;
     match command {
-        Command::Upscale(args) => upscale::run(args)?,
+        Command::Upscale(args) => return upscale::run(args),
+        Command::Pipe(args) => pipe::run(args)?,
         Command::Compare(args) => compare::run(args)?,
         Command::Doctor(args) => return doctor::run(args),
         Command::Models(args) => models::run(args)?,

@@ -1,9 +1,19 @@
 //! Owns the finished file: the upscaled video with the audio, subtitles, tags and chapters of the input, written beside
 //! the output and renamed when it is whole.
 
-use std::{collections::BTreeMap, fs, io::Seek, os::fd::AsRawFd, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Seek,
+    os::fd::AsRawFd,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use gst::prelude::*;
 
 use crate::{
@@ -35,7 +45,7 @@ pub(crate) fn write(
     let (part, file) = hidden::create(output, "part")?;
     let write = || {
         let mut failed = BTreeMap::new();
-        let mut notes = loop {
+        let notes = loop {
             file.set_len(0)?;
             (&file).rewind()?;
             let result = write_to(clip, range, container, journal.read(range.from)?, &file, &failed);
@@ -49,6 +59,9 @@ pub(crate) fn write(
                 },
             }
         };
+        let (mut notes, promised) = notes;
+        let found = streams::split(&Playback::new(streams::SPLIT)?, &part)?.len();
+        ensure!(found >= promised, "the file has {found} streams: expected {promised}; please report this");
         notes.extend(failed.values().map(|err| format!("a stream that cannot be read or encoded is left out: {err}")));
         file.sync_all()?;
         fs::rename(&part, output).with_context(|| format!("cannot write `{}`", output.display()))?;
@@ -63,6 +76,7 @@ fn failed_stream(err: &anyhow::Error) -> Option<usize> {
     place.split('/').next()?.parse().ok()
 }
 
+/// Gives the notes, and how many streams the file must have.
 fn write_to(
     clip: &Clip,
     range: Range,
@@ -70,7 +84,7 @@ fn write_to(
     mut frames: Frames,
     part: &fs::File,
     failed: &BTreeMap<usize, anyhow::Error>,
-) -> Result<Vec<String>> {
+) -> Result<(Vec<String>, usize)> {
     let playback = Playback::new(&format!(
         "{}  {} name=mux ! fdsink name=part  appsrc name=video format=time handle-segment-change=true",
         streams::SPLIT,
@@ -80,6 +94,10 @@ fn write_to(
     let mux = playback.element("mux");
     if let Some(tags) = mux.dynamic_cast_ref::<gst::TagSetter>() {
         tags.merge_tags(&clip.tags, gst::TagMergeMode::Append);
+    }
+    let created = clip.tags.get::<gst::tags::DateTime>().and_then(|date| date.get().to_g_date_time().ok());
+    if let Some(created) = created.filter(|_| mux.has_property("creation-time")) {
+        mux.set_property("creation-time", created);
     }
     if let Some((toc, chapters)) = mux.dynamic_cast_ref::<gst::TocSetter>().zip(clip.chapters.as_ref()) {
         toc.set_toc(Some(chapters));
@@ -108,6 +126,7 @@ fn write_to(
     let streams = clip.streams(&playback)?;
     let film = streams::film(&streams);
     let mut notes = lost_tags(clip);
+    notes.extend(streams::unknown(&playback, &clip.path));
     let mut kept = Vec::new();
     for (index, stream) in streams.into_iter().enumerate() {
         if Some(index) == film || failed.contains_key(&index) {
@@ -125,13 +144,32 @@ fn write_to(
             }
         }
     }
+    let defaults: Vec<_> = kept.iter().map(|(_, stream, _)| stream.is_default()).collect();
+    if defaults.contains(&Some(false)) || (defaults.contains(&Some(true)) && defaults.contains(&None)) {
+        notes.push(
+            "which sound and subtitles are on by default, or forced: GStreamer 1.22 cannot write it; all are on, and \
+             `mkvpropedit` can change that"
+                .into(),
+        );
+    }
     // All are linked before the first flows.
     let linked: Vec<_> = kept
         .iter()
         .map(|(index, stream, route)| link(&playback, &mux, *index, stream, route))
         .collect::<Result<_>>()?;
+    let promised = Arc::new(AtomicUsize::new(1));
     for ((_, stream, _), sink) in kept.into_iter().zip(linked) {
+        if matches!(container, Container::Mp4 | Container::Mov) {
+            time(&stream.pad());
+        }
         trim(&stream.pad(), clip.origin, range);
+        stream.pad().add_probe(gst::PadProbeType::BUFFER, {
+            let promised = Arc::clone(&promised);
+            move |_, _| {
+                promised.fetch_add(1, Ordering::Relaxed);
+                gst::PadProbeReturn::Remove
+            }
+        });
         stream.flow(&sink, 0)?;
     }
     video.set_locked_state(false);
@@ -146,7 +184,7 @@ fn write_to(
     }
     video.sync_state_with_parent()?;
     playback.run(|| {})?;
-    Ok(notes)
+    Ok((notes, promised.load(Ordering::Relaxed)))
 }
 
 /// What no muxer of GStreamer writes.
@@ -245,6 +283,22 @@ fn link(playback: &Playback, mux: &gst::Element, index: usize, stream: &Stream, 
     source.link(&target)?;
     chain.sync_state_with_parent()?;
     Ok(sink.upcast())
+}
+
+/// Gives packets a time that have none, which MP4 does not take: they follow the last. Those before the first that has one
+/// are headers, which MP4 has elsewhere.
+fn time(pad: &gst::Pad) {
+    let end = Mutex::new(None);
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        let Some(buffer) = info.buffer_mut() else { return gst::PadProbeReturn::Ok };
+        let mut end = end.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let Some(time) = buffer.pts().or(*end) else { return gst::PadProbeReturn::Handled };
+        *end = Some(time + buffer.duration().unwrap_or_default());
+        if buffer.pts().is_none() {
+            buffer.make_mut().set_pts(time);
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Keeps what lies in the range, and lets it begin at zero.

@@ -1,4 +1,4 @@
-//! Owns the running of a pipeline to its end: errors in words, interruption, a progress bar.
+//! Owns the running of a pipeline to its end: errors in words, interruption.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -7,14 +7,13 @@ use std::{
 
 use anyhow::{Result, anyhow, ensure};
 use gst::prelude::*;
-use indicatif::{ProgressBar, ProgressStyle};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Whether there is work that ends in order when it is interrupted.
 static ORDERLY: AtomicBool = AtomicBool::new(false);
 
-/// How often the progress bar is drawn and an interruption noticed.
+/// How often progress is told and an interruption noticed.
 const TICK: gst::ClockTime = gst::ClockTime::from_mseconds(100);
 
 /// Longest wait for a file to say what it is, or for its first frame.
@@ -153,23 +152,4 @@ fn in_words(err: &gst::message::Error) -> String {
 /// An element that GStreamer does not have.
 fn missing(err: &glib::Error) -> anyhow::Error {
     anyhow!("{err}; `fastvsr doctor` says what is missing and how to install it")
-}
-
-/// A bar with frames, frames a second and the time that is left; drawn on terminals alone.
-pub(crate) fn progress(frames: Option<u64>) -> ProgressBar {
-    let (bar, template) = match frames {
-        Some(frames) => {
-            (ProgressBar::new(frames), "{percent:>3}% [{bar:40}] {pos}/{len} frames, {per_sec}, {eta} left")
-        }
-        None => (ProgressBar::no_length(), "{spinner} {pos} frames, {per_sec}, {elapsed}"),
-    };
-    let style = ProgressStyle::with_template(template)
-        .expect("the template is valid")
-        .with_key("per_sec", |state: &indicatif::ProgressState, out: &mut dyn std::fmt::Write| {
-            let _ = write!(out, "{:.1} fps", state.per_sec());
-        })
-        .progress_chars("=> ");
-    bar.set_style(style);
-    bar.enable_steady_tick(Duration::from_millis(500));
-    bar
 }

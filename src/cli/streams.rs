@@ -1,6 +1,8 @@
 //! Owns the taking apart of a file: every stream in it is known before the first of them flows.
 
 use std::{
+    fs::{self, File},
+    io::Read,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -8,7 +10,7 @@ use std::{
 use anyhow::{Result, anyhow, ensure};
 use gst::prelude::*;
 
-use crate::playback::Playback;
+use crate::{playback::Playback, ts};
 
 /// Elements that read the file called `file`; [`split`] does the rest.
 pub(crate) const SPLIT: &str = "filesrc name=file ! parsebin name=streams";
@@ -51,6 +53,7 @@ impl Found {
 /// further are an error on the bus.
 pub(crate) fn split(playback: &Playback, path: &Path) -> Result<Vec<Stream>> {
     let found = Arc::new(Mutex::new(Found::default()));
+    let length = fs::metadata(path)?.len();
     playback.element("file").set_property("location", path);
     let parsebin: gst::Bin = playback.element("streams").downcast().expect("parsebin is a bin");
     // Subtitles keep their styles: what would become plain text stays as the file has it.
@@ -85,7 +88,9 @@ pub(crate) fn split(playback: &Playback, path: &Path) -> Result<Vec<Stream>> {
         }
     });
     playback.set_state(gst::State::Paused)?;
-    playback.wait("the file does not say what is in it", || lock(&found).complete())?;
+    // From a file that is cut while its demuxer reads it, nothing more may come, and no error.
+    let cut = || fs::metadata(path).map_or(true, |now| now.len() < length);
+    playback.wait("the file does not say what is in it", || lock(&found).complete() || cut())?;
     let mut found = lock(&found);
     found.closed = true;
     let mut streams = std::mem::take(&mut found.streams);
@@ -164,6 +169,14 @@ impl Stream {
         self.queue.static_pad("sink")?.current_caps()
     }
 
+    /// Whether the file says that it is played unless another is chosen, or that it is not; `None` if it says neither.
+    pub(crate) fn is_default(&self) -> Option<bool> {
+        let start = self.queue.static_pad("sink")?.sticky_event::<gst::event::StreamStart>(0)?;
+        let flags = start.stream_flags();
+        let off = flags.contains(gst::StreamFlags::UNSELECT).then_some(false);
+        flags.contains(gst::StreamFlags::SELECT).then_some(true).or(off)
+    }
+
     /// Where it waits, and where it will come from.
     pub(crate) fn pad(&self) -> gst::Pad {
         self.queue.static_pad("src").expect("a queue has a source pad")
@@ -192,6 +205,32 @@ impl Stream {
         self.flow(&sink.static_pad("sink").expect("a fakesink has a sink pad"), ENOUGH)
     }
 }
+
+/// What a transport stream has beside the streams that its demuxer knows, in words.
+pub(crate) fn unknown(playback: &Playback, path: &Path) -> Vec<String> {
+    let parsebin: gst::Bin = playback.element("streams").downcast().expect("parsebin is a bin");
+    let mut elements = parsebin.iterate_elements().into_iter().flatten();
+    let is_ts = |element: &gst::Element| element.factory().is_some_and(|factory| factory.name() == "tsdemux");
+    let Some(demuxer) = elements.find(is_ts) else { return Vec::new() };
+    // Its pads end in the number of their stream, in hexadecimal digits.
+    let pid = |pad: gst::Pad| u16::from_str_radix(pad.name().rsplit('_').next()?, 16).ok();
+    let known: Vec<u16> = demuxer.src_pads().into_iter().filter_map(pid).collect();
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(TS_START).read_to_end(&mut start));
+    let programs = read.map(|_| ts::programs(&start)).unwrap_or_default();
+    let program = programs.into_iter().find(|program| program.iter().any(|(pid, _)| known.contains(pid)));
+    let missing = program.unwrap_or_default().into_iter().filter(|(pid, _)| !known.contains(pid));
+    missing
+        .map(|(pid, kind)| {
+            format!(
+                "a stream (PID {pid}, type 0x{kind:02x}) that GStreamer does not know, or without data, is left out"
+            )
+        })
+        .collect()
+}
+
+/// Bytes in which a transport stream says what is in it.
+const TS_START: u64 = 2 << 20;
 
 /// Which stream is the film. Motion JPEG is pictures by its format's name; a cover is one too, beside video.
 pub(crate) fn film(streams: &[Stream]) -> Option<usize> {

@@ -1,8 +1,9 @@
-//! `fastvsr upscale`: a file into a larger one. First the video goes, frame by frame, into the journal beside the output;
-//! then the output is put together from it. What was interrupted goes on with `--resume`.
+//! `fastvsr upscale`: a file into a larger one, or many. First the video goes, frame by frame, into the journal beside the
+//! output; then the output is put together from it. What was interrupted goes on with `--resume`.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
+    process::ExitCode,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -12,13 +13,17 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use gst::prelude::*;
+use gst_video::VideoInfo;
 
 use crate::{
     clip::{self, Clip, Deinterlace, Range},
     encoder::{self, Codec, Container, Encoder},
     journal::{Done, Journal},
+    many::{self, Outcome},
     mux,
     playback::{self, Interrupted, Playback},
+    progress::{self, Progress},
+    target::{self, Target},
     time,
     upscaler::Upscaler,
 };
@@ -30,15 +35,23 @@ const WARM_UP: gst::ClockTime = gst::ClockTime::from_seconds(2);
 /// How much `--preview` upscales.
 const PREVIEW: gst::ClockTime = gst::ClockTime::from_seconds(5);
 
-/// Upscale a video file, with its audio, subtitles and tags
+/// Upscale video files, with their audio, subtitles and tags
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Video file
-    input: PathBuf,
-    /// File to write; its extension says the kind: .mp4, .mov, .mkv, .webm
-    output: PathBuf,
+    /// Video file, and the file to write, whose extension says its kind: .mp4, .mov, .mkv, .webm; or, with --out, any
+    /// number of files, and of folders with films in them
+    #[arg(required = true, value_name = "INPUT OUTPUT | FILM")]
+    films: Vec<PathBuf>,
+    /// Folder for all the films; what is there is not made again, and what was interrupted goes on
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Leave films alone that have so many rows
+    #[arg(long, value_name = "ROWS")]
+    below: Option<u32>,
     #[command(flatten)]
     upscaler: Upscaler,
+    #[command(flatten)]
+    target: Target,
     /// Video codec [default: h264; vp9 in .webm]
     #[arg(long)]
     codec: Option<Codec>,
@@ -63,48 +76,77 @@ pub(crate) struct Args {
     /// Replace what is there: the output, and an interrupted run
     #[arg(long, conflicts_with = "resume")]
     force: bool,
+    /// How progress is told
+    #[arg(long, value_enum, default_value_t = progress::Form::Bar)]
+    progress: progress::Form,
 }
 
 /// All that is settled before the work begins.
 struct Job<'a> {
     args: &'a Args,
+    output: &'a Path,
     clip: Clip,
     range: Range,
+    /// What its frames become.
+    video: VideoInfo,
     encoder: Encoder,
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     playback::be_orderly();
+    match (&args.out, &args.films[..]) {
+        (Some(out), films) => {
+            // Kept, so that it is loaded once.
+            let _engine = args.upscaler.engine()?;
+            many::run(films, out, args.force, |input, output| {
+                one(args, input, output, !args.force && Journal::exists(output))
+            })
+        }
+        (None, [input, output]) => one(args, input, output, args.resume).map(|_| ExitCode::SUCCESS),
+        (None, films) => {
+            bail!("expected an input and an output, or --out FOLDER for many films, got {} names", films.len())
+        }
+    }
+}
+
+/// Upscales one film.
+fn one(args: &Args, input: &Path, output: &Path, resume: bool) -> Result<Outcome> {
     let begin = Instant::now();
-    let clip = Clip::open(&args.input, args.deinterlace)?;
-    let container = Container::of(&args.output)?;
-    let there = args.output.metadata();
+    let clip = Clip::open(input, args.deinterlace)?;
+    let container = Container::of(output)?;
+    let there = output.metadata();
     ensure!(
-        args.output.canonicalize().ok().as_ref() != Some(&clip.path),
+        output.canonicalize().ok().as_ref() != Some(&clip.path),
         "input and output are the same file, `{}`: expected another name for the output",
-        args.output.display()
+        output.display()
     );
     ensure!(
         there.as_ref().map_or(true, |about| about.is_file()),
         "`{}` is a folder or device: expected the name of a file to write",
-        args.output.display()
+        output.display()
     );
     ensure!(
-        args.force || args.resume || there.is_err(),
+        args.force || resume || there.is_err(),
         "`{}` exists: give another name, or --force to replace it",
-        args.output.display()
+        output.display()
     );
+    if args.below.is_some_and(|rows| clip.video.height() >= rows) {
+        eprintln!("note: `{}` has {} rows and is left alone", input.display(), clip.video.height());
+        return Ok(Outcome::LeftAlone);
+    }
     let range = range(args, &clip)?;
-    let size = size(&clip, args.upscaler.scale()? as u32);
-    let encoder = encoder::choose(args.codec, container, args.quality, &clip.video, size)?;
-    for note in notes(args, &clip, &encoder, size) {
+    let most = args.upscaler.scale()?;
+    let video = args.target.of(&clip.video, most, target::EVEN)?;
+    let encoder = encoder::choose(args.codec, container, args.quality, &video)?;
+    for note in notes(args, &clip, &encoder, &video, most) {
         eprintln!("note: {note}");
     }
 
-    let job = Job { args, clip, range, encoder };
-    let (journal, done) = open_journal(&job)?;
-    let (journal, result) = upscale(&job, journal, done);
+    let job = Job { args, output, clip, range, video, encoder };
+    let (journal, done) = open_journal(&job, resume)?;
+    let mut progress = Progress::new(args.progress, input, job.clip.frames(range), done.frames);
+    let (journal, result) = upscale(&job, journal, done, &mut progress);
     let frames = journal.frames;
     result.map_err(|err| {
         if frames == 0 {
@@ -116,44 +158,56 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             err.context(format!("stopped after {frames} frames, which --resume can go on from"))
         }
     })?;
-    let notes = mux::write(&job.clip, range, container, &journal, &args.output)?;
+    progress.stage("mux");
+    let notes = mux::write(&job.clip, range, container, &journal, output)?;
     journal.remove();
+    progress.stage("done");
+    drop(progress);
     for note in notes {
         eprintln!("note: {note}");
     }
-    let (seconds, new) = (begin.elapsed().as_secs_f64(), frames - done.frames);
-    println!(
-        "{}: {frames} frames, {} by {}, {seconds:.1} s ({:.1} fps)",
-        args.output.display(),
-        job.encoder.codec,
-        job.encoder.element,
-        new as f64 / seconds
-    );
-    Ok(())
-}
-
-/// Width and height of the output: even, as encoders want them.
-fn size(clip: &Clip, scale: u32) -> (u32, u32) {
-    let even = |side: u32| (side * scale).next_multiple_of(2);
-    (even(clip.video.width()), even(clip.video.height()))
+    if args.progress != progress::Form::Json {
+        let (seconds, new) = (begin.elapsed().as_secs_f64(), frames - done.frames);
+        println!(
+            "{}: {frames} frames, {} by {}, {seconds:.1} s ({:.1} fps)",
+            output.display(),
+            job.encoder.codec,
+            job.encoder.element,
+            new as f64 / seconds
+        );
+    }
+    Ok(Outcome::Upscaled)
 }
 
 /// What the user should know before the work.
-fn notes(args: &Args, clip: &Clip, encoder: &Encoder, (width, height): (u32, u32)) -> Vec<String> {
+fn notes(args: &Args, clip: &Clip, encoder: &Encoder, video: &VideoInfo, most: u32) -> Vec<String> {
     let mut notes = Vec::new();
-    if encoder::is_hdr(&clip.video) {
+    let film = &clip.video;
+    if encoder::is_hdr(film) {
         let bits = if encoder.deep { "10 bits" } else { "8 bits, which show steps; --codec h265 has 10" };
         notes.push(format!("the film is HDR: it is encoded as {} in {bits}", encoder.codec));
     }
     if clip.interlaced && args.deinterlace == Deinterlace::Auto {
-        notes.push(
-            "the video is interlaced and is deinterlaced, one frame for two fields; --deinterlace field gives one for each"
-                .into(),
-        );
+        let (what, other) = match clip.deinterlace {
+            Deinterlace::Field => ("one frame for each field, as it was filmed", "frame gives one for two"),
+            _ => ("one frame for two fields, which show one moment", "field gives one for each"),
+        };
+        notes.push(format!("the video is interlaced and is deinterlaced, {what}; --deinterlace {other}"));
     }
-    if (clip.video.width() | clip.video.height()) % 2 == 1 {
+    if encoder.codec == Codec::Av1 {
+        notes.push("AV1: its encoders here write no colours into the stream; the file around it has them".into());
+    }
+    let (width, height) = (video.width(), video.height());
+    if (film.width() | film.height()) % 2 == 1 {
         notes.push(format!(
             "encoders want even sizes: the picture is stretched to {width}x{height}, by less than a pixel"
+        ));
+    }
+    if width > film.width() * most || height > film.height() * most {
+        notes.push(format!(
+            "{width}x{height} is more than {most} times {}x{}, which the model makes: the rest is interpolated",
+            film.width(),
+            film.height()
         ));
     }
     notes
@@ -173,36 +227,34 @@ fn range(args: &Args, clip: &Clip) -> Result<Range> {
 }
 
 /// The journal to write, and what it has already.
-fn open_journal(job: &Job) -> Result<(Journal, Done)> {
-    let Job { args, clip, range, encoder } = job;
+fn open_journal(job: &Job, resume: bool) -> Result<(Journal, Done)> {
+    let Job { args, output, clip, range, video, encoder } = job;
     let to = range.to.map_or_else(String::new, |to| to.nseconds().to_string());
     let recipe = format!(
-        "{}, {:?} {}, --model {} {} --provider {} --scale {}{}, {} --quality {} --deinterlace {:?}, ns {}..{to}",
+        "{}, {:?} {}, --model {} {} --provider {}{}, {}x{} of {}, {} --quality {} --deinterlace {:?}, ns {}..{to}",
         env!("CARGO_PKG_VERSION"),
         clip.path,
         clip.identity,
         args.upscaler.model,
         args.upscaler.fingerprint()?,
         args.upscaler.provider,
-        args.upscaler.scale()?,
         args.upscaler.properties(),
+        video.width(),
+        video.height(),
+        video.par(),
         encoder.element,
         args.quality,
-        args.deinterlace,
+        clip.deinterlace,
         range.from.nseconds(),
     );
-    let there = Journal::exists(&args.output);
-    ensure!(
-        there || !args.resume || !args.output.exists(),
-        "`{}` is finished: there is nothing to resume",
-        args.output.display()
-    );
-    let mut journal = Journal::open(&args.output)?;
-    let done = match (there, args.resume) {
+    let there = Journal::exists(output);
+    ensure!(there || !resume || !output.exists(), "`{}` is finished: there is nothing to resume", output.display());
+    let mut journal = Journal::open(output)?;
+    let done = match (there, resume) {
         (true, true) => journal.resume(&recipe)?,
         (true, false) if !args.force => bail!(
             "an interrupted run for `{}` is there: go on with --resume, or begin anew with --force",
-            args.output.display()
+            output.display()
         ),
         _ => {
             journal.begin(&recipe)?;
@@ -213,9 +265,9 @@ fn open_journal(job: &Job) -> Result<(Journal, Done)> {
 }
 
 /// Upscales and encodes the frames that the journal lacks. Gives the journal back, also after an error.
-fn upscale(job: &Job, journal: Journal, done: Done) -> (Journal, Result<()>) {
+fn upscale(job: &Job, journal: Journal, done: Done, progress: &mut Progress) -> (Journal, Result<()>) {
     let shared = Arc::new(Mutex::new((Some(journal), None)));
-    let result = play(job, &shared, done);
+    let result = play(job, &shared, done, progress);
     // The pipeline is gone, and nobody else writes.
     let (journal, failure) = &mut *shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let mut journal = journal.take().expect("nobody else takes it");
@@ -226,17 +278,17 @@ fn upscale(job: &Job, journal: Journal, done: Done) -> (Journal, Result<()>) {
 
 type Shared = Arc<Mutex<(Option<Journal>, Option<anyhow::Error>)>>;
 
-fn play(job: &Job, writer: &Shared, done: Done) -> Result<()> {
-    let Job { args, clip, range, encoder } = job;
+fn play(job: &Job, writer: &Shared, done: Done, progress: &mut Progress) -> Result<()> {
+    let Job { args, clip, range, video, encoder, .. } = job;
     let playback = Playback::new(&format!(
-        "{} ! fastvsr name=vsr ! queue max-size-time=0 max-size-bytes=0 max-size-buffers=4 name=large ! {} ! \
+        "{} ! fastvsr name=vsr ! capsfilter name=size ! queue max-size-time=0 max-size-bytes=0 max-size-buffers=4 name=large ! {} ! \
          appsink name=sink sync=false max-buffers=8",
         clip::read(),
         encoder.launch
     ))?;
     let element = playback.element("vsr");
     args.upscaler.configure(&element)?;
-    element.set_property("scale", args.upscaler.scale()? as u32);
+    target::ask(&element, &playback.element("size"), video, args.upscaler.scale()?);
 
     // Only frames after the last that is kept, or from the start that is asked for, are encoded.
     let first = done.last.map_or(range.from.nseconds() as i64, |last| last + 1);
@@ -272,18 +324,13 @@ fn play(job: &Job, writer: &Shared, done: Done) -> Result<()> {
     let warm = gst::ClockTime::from_nseconds(first.max(0) as u64).saturating_sub(WARM_UP);
     clip.attach(&playback, Range { from: warm, to: range.to })?;
 
-    let bar = playback::progress(clip.frames(*range));
-    bar.set_position(done.frames);
-    bar.reset_eta();
-    let result = playback.run(|| bar.set_position(done.frames + encoded.load(Ordering::Relaxed)));
-    bar.finish_and_clear();
-    result?;
+    playback.run(|| progress.set(done.frames + encoded.load(Ordering::Relaxed)))?;
     drop(playback);
     clip.check_unchanged()?;
     let kept =
         writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).0.as_ref().map_or(0, |journal| journal.frames);
     let expected = done.frames + encoded.load(Ordering::Relaxed);
-    ensure!(kept > 0, "`{}` has no frame in this range", args.input.display());
+    ensure!(kept > 0, "`{}` has no frame in this range", clip.path.display());
     if kept != expected {
         return Err(anyhow!("the encoder gave {kept} frames: expected {expected}")).context("please report this");
     }

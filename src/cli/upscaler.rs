@@ -27,9 +27,6 @@ pub(crate) struct Upscaler {
     /// Frames that are upscaled together; 0 = the model's own
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1024))]
     pub(crate) window: u32,
-    /// Output pixels per input pixel, up to the model's own, which is the default
-    #[arg(long, value_parser = clap::value_parser!(u32).range(2..=16))]
-    pub(crate) scale: Option<u32>,
     /// Another property of the element, as in --property max-memory=2000000000; may be given again. `gst-inspect-1.0
     /// fastvsr` lists them
     #[arg(long = "property", value_name = "NAME=VALUE", value_parser = property)]
@@ -49,7 +46,7 @@ fn property(text: &str) -> Result<(String, String)> {
 impl Upscaler {
     /// A model on a provider, all else as by default.
     pub(crate) fn new(model: &str, provider: &str, window: u32) -> Self {
-        Self { model: model.into(), provider: provider.into(), window, scale: None, properties: Vec::new() }
+        Self { model: model.into(), provider: provider.into(), window, properties: Vec::new() }
     }
 
     /// Sets up the element of this name in a pipeline.
@@ -61,7 +58,6 @@ impl Upscaler {
         element.set_property("model", &self.model);
         element.set_property_from_str("execution-provider", &self.provider);
         element.set_property("window", self.window);
-        element.set_property("scale", self.scale.unwrap_or(0));
         self.properties.iter().try_for_each(|(name, value)| set(element, name, value))
     }
 
@@ -93,12 +89,9 @@ impl Upscaler {
         Engine::open(runtime()?, &key).map_err(|err| anyhow!("{err}"))
     }
 
-    /// Output pixels per input pixel along each axis.
-    pub(crate) fn scale(&self) -> Result<usize> {
-        match self.scale {
-            Some(scale) => Ok(scale as usize),
-            None => Ok(Source::find(&self.model)?.manifest()?.geometry.scale),
-        }
+    /// The model's output pixels per input pixel along each axis.
+    pub(crate) fn scale(&self) -> Result<u32> {
+        Ok(Source::find(&self.model)?.manifest()?.geometry.scale as u32)
     }
 }
 

@@ -23,7 +23,7 @@ pub(super) struct Convert {
     /// RGB of the output's size: with the rows of the padded tensor, or as `shrink` makes it.
     rgb_hr: VideoInfo,
     unpack: Unpack,
-    /// From the model's scale to the stream's, where that is smaller.
+    /// From the model's size to the stream's, where that is another.
     shrink: Option<Shrink>,
     pack: Pack,
     alpha: Option<Alpha>,
@@ -108,7 +108,7 @@ impl Convert {
             (rgb_like(output, size_hr, padded_hr.rgb_stride())?, None)
         } else {
             let whole = rgb_like(output, size.scaled(scale), padded_hr.rgb_stride())?;
-            let rgb_hr = rgb_like(output, size_hr, size_hr.rgb_stride())?;
+            let rgb_hr = rgb_like(output, size_hr, size_hr.rgb_stride().next_multiple_of(ALIGNMENT))?;
             let shrink = Shrink::new(whole, &rgb_hr)?;
             (rgb_hr, Some(shrink))
         };

@@ -86,7 +86,7 @@ pub struct FastVsr {
         blurb = "Frames that are upscaled together, which delays the first of them by window - 1 frames (0 = the model's own)",
         maximum = MAX_WINDOW, default = 0, mutable_ready)]
     #[property(name = "scale", get, set, type = u32, member = scale, nick = "Scale",
-        blurb = "Output pixels per input pixel along each axis, 2 to the model's own; less than that is upscaled by the model and then made smaller (0 = what downstream asks for, else the model's own)",
+        blurb = "Output pixels per input pixel along each axis, 1 to the model's own; less than that is upscaled by the model and then made smaller (0 = any size up to that, as downstream asks for, else the model's own)",
         maximum = MAX_SCALE, default = 0, mutable_playing)]
     #[property(name = "processing-latency", get, set, type = u64, member = processing_latency, nick = "Processing latency",
         blurb = "Time to allow for upscaling a window in the answer to LATENCY queries, in nanoseconds (default = measured while running)",
@@ -128,8 +128,8 @@ struct Shared {
     /// Delay of the window, and frames in it.
     window_delay: gst::ClockTime,
     window_frames: u32,
-    /// Output pixels per input pixel; 0 before there are caps.
-    scale: u32,
+    /// Output pixels per input pixel along each axis, once there are caps.
+    scale: Option<(f64, f64)>,
     /// What the last LATENCY answer allowed for the upscaling of a window.
     processing: gst::ClockTime,
     frame_duration: gst::ClockTime,
@@ -139,12 +139,23 @@ struct Shared {
 }
 
 impl FastVsr {
-    /// Scales that caps may be related by, best first.
-    fn scales(&self) -> Vec<i32> {
+    /// How much larger frames may leave, and whether they must.
+    fn scaling(&self) -> (i32, bool) {
         let chosen = lock(&self.settings).scale();
-        match chosen {
-            Some(scale) => vec![scale as i32],
-            None => (2..=self.model_scale() as i32).rev().collect(),
+        (chosen.unwrap_or_else(|| self.model_scale()) as i32, chosen.is_some())
+    }
+
+    /// What the sink pad takes, best first. The base class would begin with frames that pass in their own size, which are
+    /// enlarged least.
+    fn accepted(&self, filter: Option<&gst::CapsRef>) -> gst::Caps {
+        use gst::{CapsIntersectMode::First, PadDirection};
+        let ((most, exact), own) = (self.scaling(), caps::template());
+        let wanted = filter.map(|filter| caps::transform(PadDirection::Sink, &own.intersect(filter), most, exact));
+        let peer = self.obj().src_pad().peer_query_caps(wanted.as_ref()).intersect_with_mode(&own, First);
+        let accepted = caps::transform(PadDirection::Src, &peer, most, exact).intersect_with_mode(&own, First);
+        match filter {
+            Some(filter) => filter.intersect_with_mode(&accepted, First),
+            None => accepted,
         }
     }
 
@@ -152,8 +163,8 @@ impl FastVsr {
     fn scale_refusal(&self) -> Option<String> {
         let scale = lock(&self.settings).scale()?;
         let most = self.model_scale();
-        (!(2..=most).contains(&scale))
-            .then(|| format!("expected a scale from 2 to {most}, the model's own, got {scale}"))
+        (!(1..=most).contains(&scale))
+            .then(|| format!("expected a scale from 1 to {most}, the model's own, got {scale}"))
     }
 
     /// The model's scale, also before the model is loaded.
@@ -539,12 +550,20 @@ impl BaseTransformImpl for FastVsr {
         let other = if lock(&self.settings).passthrough {
             caps.clone()
         } else {
-            caps::transform(direction, caps, &self.scales())
+            let (most, exact) = self.scaling();
+            caps::transform(direction, caps, most, exact)
         };
         Some(match filter {
             Some(filter) => filter.intersect_with_mode(&other, gst::CapsIntersectMode::First),
             None => other,
         })
+    }
+
+    fn fixate_caps(&self, direction: gst::PadDirection, caps: &gst::Caps, othercaps: gst::Caps) -> gst::Caps {
+        match VideoInfo::from_caps(caps) {
+            Ok(input) if direction == gst::PadDirection::Sink => caps::fixate(&input, othercaps, self.scaling().0),
+            _ => self.parent_fixate_caps(direction, caps, othercaps),
+        }
     }
 
     fn submit_input_buffer(&self, is_discont: bool, buffer: gst::Buffer) -> Result<gst::FlowSuccess, gst::FlowError> {
@@ -630,7 +649,7 @@ impl BaseTransformImpl for FastVsr {
     fn src_event(&self, event: gst::Event) -> bool {
         let event = match event.view() {
             gst::EventView::Navigation(_) if !self.obj().is_passthrough() => {
-                metas::scale_navigation(event, lock(&self.shared).scale.max(1))
+                metas::scale_navigation(event, lock(&self.shared).scale.unwrap_or((1.0, 1.0)))
             }
             gst::EventView::Latency(latency) => {
                 lock(&self.shared).deadlines.configured = Some(latency.latency());
@@ -653,6 +672,14 @@ impl BaseTransformImpl for FastVsr {
             && let gst::QueryViewMut::Drain(_) = query.view_mut()
         {
             self.drain_before("DRAIN");
+        }
+        if direction == gst::PadDirection::Sink
+            && let gst::QueryViewMut::Caps(caps) = query.view_mut()
+            && !lock(&self.settings).passthrough
+        {
+            let accepted = self.accepted(caps.filter());
+            caps.set_result(&accepted);
+            return true;
         }
         // The base class does not know of the frames that leave in a drain, or past it.
         if direction == gst::PadDirection::Src
@@ -714,8 +741,10 @@ impl VideoFilterImpl for FastVsr {
         // Frames under the old caps leave before the new caps do.
         self.drain_before("CAPS");
 
+        // What was set after the caps were agreed upon is asked for again with the next frame.
         let same_size = (input.width(), input.height()) == (output.width(), output.height());
-        let state = if same_size {
+        let untouched = passthrough && same_size;
+        let state = if untouched {
             None
         } else {
             let element = self.obj().downgrade();
@@ -743,14 +772,15 @@ impl VideoFilterImpl for FastVsr {
             let mut shared = lock(&self.shared);
             let delay = state.as_ref().map_or(0, Streaming::delay) as u64;
             shared.frame_duration = frame_duration(input);
-            shared.scale = output.width() / input.width();
+            let ratio = |output: u32, input: u32| f64::from(output) / f64::from(input);
+            shared.scale = Some((ratio(output.width(), input.width()), ratio(output.height(), input.height())));
             shared.window_delay = clock_time(shared.frame_duration.nseconds().saturating_mul(delay));
             shared.window_frames = delay as u32 + 1;
             shared.stats.tile = state.as_ref().and_then(Streaming::tile).unwrap_or(0) as u64;
         }
         *lock(&self.state) = state;
         // By its trait: the property `passthrough` has a setter of the same name.
-        BaseTransformExt::set_passthrough(&*self.obj(), same_size);
+        BaseTransformExt::set_passthrough(&*self.obj(), untouched);
         self.post_latency();
         Ok(())
     }

@@ -40,17 +40,19 @@ fn scale_overlay(
     input: &VideoInfo,
     output: &VideoInfo,
 ) -> Option<VideoOverlayComposition> {
-    let (x_scale, y_scale) = (output.width() / input.width(), output.height() / input.height());
+    let scaled = |at: i32, output: u32, input: u32| (i64::from(at) * i64::from(output) / i64::from(input)) as i32;
+    let across = |at: i32| scaled(at, output.width(), input.width());
+    let down = |at: i32| scaled(at, output.height(), input.height());
     let rectangles: Vec<_> = overlay
         .iter()
         .map(|rectangle| {
             let mut rectangle = rectangle.copy();
             let (x, y, width, height) = rectangle.render_rectangle();
             rectangle.make_mut().set_render_rectangle(
-                x * x_scale as i32,
-                y * y_scale as i32,
-                width * x_scale,
-                height * y_scale,
+                across(x),
+                down(y),
+                across(width as i32) as u32,
+                down(height as i32) as u32,
             );
             rectangle
         })
@@ -58,13 +60,13 @@ fn scale_overlay(
     VideoOverlayComposition::new(&rectangles).ok()
 }
 
-/// A navigation event with its pointer where it is in the input frame, which is `scale` times smaller.
-pub(super) fn scale_navigation(event: gst::Event, scale: u32) -> gst::Event {
+/// A navigation event with its pointer where it is in the input frame, which is smaller by `scale` along each axis.
+pub(super) fn scale_navigation(event: gst::Event, scale: (f64, f64)) -> gst::Event {
     let mut event = event;
     let structure = event.make_mut().structure_mut();
-    for field in ["pointer_x", "pointer_y"] {
+    for (field, scale) in [("pointer_x", scale.0), ("pointer_y", scale.1)] {
         if let Ok(position) = structure.get::<f64>(field) {
-            structure.set(field, position / f64::from(scale));
+            structure.set(field, position / scale);
         }
     }
     event

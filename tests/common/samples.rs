@@ -3,7 +3,7 @@
 use gst_video::{VideoFormat, VideoInfo};
 
 /// The formats that the element takes.
-pub const FORMATS: [VideoFormat; 13] = [
+pub const FORMATS: [VideoFormat; 15] = [
     VideoFormat::Rgb,
     VideoFormat::Bgr,
     VideoFormat::Rgbx,
@@ -17,6 +17,8 @@ pub const FORMATS: [VideoFormat; 13] = [
     VideoFormat::Gray8,
     VideoFormat::I42010le,
     VideoFormat::P01010le,
+    VideoFormat::I42210le,
+    VideoFormat::Y44410le,
 ];
 
 /// One sample of a frame.
