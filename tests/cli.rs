@@ -499,7 +499,7 @@ fn a_comparison_is_a_video_a_picture_and_a_page() {
 fn the_doctor_finds_what_the_tests_run_on_and_misses_what_is_hidden() {
     let folder = tempfile::tempdir().unwrap();
     let said = succeeds(folder.path(), &["doctor"]);
-    assert!(said.contains("Upscaling works.") && said.contains("provider     cpu       works"), "{said}");
+    assert!(said.contains("Upscaling works.") && said.contains("provider     cpu          works"), "{said}");
     assert!(said.contains("ms a frame"), "{said}");
     let hidden = fastvsr(folder.path(), &["doctor"]).env("ORT_DYLIB_PATH", "/nothing").output().unwrap();
     let said = String::from_utf8(hidden.stdout).unwrap();
