@@ -205,7 +205,7 @@ impl Clip {
 
     /// All streams of the file, in a pipeline with the elements of [`streams::SPLIT`].
     pub(crate) fn streams(&self, playback: &Playback) -> Result<Vec<Stream>> {
-        streams::split(playback, &self.path)
+        streams::split(playback, &self.path, || self.check_unchanged())
     }
 
     /// Makes a pipeline with the elements of [`read`] give the frames of a range; leaves it paused.

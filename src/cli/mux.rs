@@ -60,7 +60,7 @@ pub(crate) fn write(
             }
         };
         let (mut notes, promised) = notes;
-        let found = streams::split(&Playback::new(streams::SPLIT)?, &part)?.len();
+        let found = streams::split(&Playback::new(streams::SPLIT)?, &part, || Ok(()))?.len();
         ensure!(found >= promised, "the file has {found} streams: expected {promised}; please report this");
         notes.extend(failed.values().map(|err| format!("a stream that cannot be read or encoded is left out: {err}")));
         file.sync_all()?;

@@ -1,7 +1,7 @@
 //! Owns the taking apart of a file: every stream in it is known before the first of them flows.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::Read,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
@@ -50,10 +50,10 @@ impl Found {
 }
 
 /// Opens a file in a pipeline with the elements of [`SPLIT`], which is paused by that. Streams that come when it is read
-/// further are an error on the bus.
-pub(crate) fn split(playback: &Playback, path: &Path) -> Result<Vec<Stream>> {
+/// further are an error on the bus. From a file that is cut while its demuxer reads it nothing more may come, and no error:
+/// `check` fails when the file is not what it was.
+pub(crate) fn split(playback: &Playback, path: &Path, check: impl Fn() -> Result<()>) -> Result<Vec<Stream>> {
     let found = Arc::new(Mutex::new(Found::default()));
-    let length = fs::metadata(path)?.len();
     playback.element("file").set_property("location", path);
     let parsebin: gst::Bin = playback.element("streams").downcast().expect("parsebin is a bin");
     // Subtitles keep their styles: what would become plain text stays as the file has it.
@@ -88,9 +88,8 @@ pub(crate) fn split(playback: &Playback, path: &Path) -> Result<Vec<Stream>> {
         }
     });
     playback.set_state(gst::State::Paused)?;
-    // From a file that is cut while its demuxer reads it, nothing more may come, and no error.
-    let cut = || fs::metadata(path).map_or(true, |now| now.len() < length);
-    playback.wait("the file does not say what is in it", || lock(&found).complete() || cut())?;
+    playback.wait("the file does not say what is in it", || lock(&found).complete() || check().is_err())?;
+    check()?;
     let mut found = lock(&found);
     found.closed = true;
     let mut streams = std::mem::take(&mut found.streams);
