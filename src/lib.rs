@@ -15,7 +15,7 @@ mod folders;
 pub mod frames;
 pub mod model;
 mod scene;
-mod sync;
+pub mod sync;
 pub mod tiling;
 pub mod window;
 

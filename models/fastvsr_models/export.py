@@ -84,7 +84,10 @@ class DecoderGraph(nn.Module):
 
     def skipped(self, levels):
         """The bicubic frame."""
-        return F.pixel_shuffle(F.conv2d(pad_edges(levels, 2), self.skip, groups=3), self.scale)
+        return F.pixel_shuffle(self.skipped_at_lr(levels), self.scale)
+
+    def skipped_at_lr(self, levels):
+        return F.conv2d(pad_edges(levels, 2), self.skip, groups=3)
 
     def correction(self, features):
         """Features of 4C channels -> what is added to red, green and blue, [1, 1, scale H, scale W]."""
@@ -100,19 +103,15 @@ class IntegerDecoderGraph(DecoderGraph):
 
     def __init__(self, net, up):
         super().__init__(net)
-        self.up, weight = up, fold_copy(net.conv_out.weight.detach())
-        for _ in range(self.scale // 2):
-            weight = fold_shuffle(weight)
+        self.up, (weight, bias) = up, net.conv_out_at_lr()
         # The features come in the order of shuffles of 2; the pixels are wanted in that of one shuffle.
         phases = torch.arange(self.scale**2).float().view(1, -1, 1, 1)
         order = F.pixel_unshuffle(from_lr_grid(phases, self.scale), self.scale).flatten().long()
-        self.out = 255 * weight[order]
-        self.out_bias = 255 * net.conv_out.bias.detach().expand(self.scale**2) + 0.5
+        self.out, self.out_bias = 255 * weight.detach()[order], 255 * bias.detach() + 0.5
 
     def image(self, levels, x):
-        skip = F.conv2d(pad_edges(levels, 2), self.skip, groups=3)
         correction = F.conv2d(F.relu(self.up.unshuffled(x)), self.out, self.out_bias, padding=1)
-        pixels = (skip + correction.repeat(1, 3, 1, 1)).clamp(0, 255).to(torch.uint8)
+        pixels = (self.skipped_at_lr(levels) + correction.repeat(1, 3, 1, 1)).clamp(0, 255).to(torch.uint8)
         (height, width), scale = pixels.shape[2:], self.scale
         pixels = pixels.reshape(1, 3, scale, scale, height, width).permute(0, 4, 2, 5, 3, 1)
         return pixels.reshape(1, scale * height, scale * width, 3)
@@ -184,7 +183,7 @@ def add_int8(net, folder, clips):
     Encoder and UNet stay as they are: they are little work.
     """
     size, folder = net.size, Path(folder)
-    graph = IntegerDecoderGraph(fused(net).decoder, copy.deepcopy(net.decoder.up))
+    graph = IntegerDecoderGraph(fused(net).decoder, net.decoder.up)
     stage = Stage(graph, ("denoised", "frames"), (decoder_state(size),))
     height, width = 32, 48
     latent = torch.zeros(1, size.latent, height // size.stride, width // size.stride)

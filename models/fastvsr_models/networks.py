@@ -303,13 +303,16 @@ class Decoder(nn.Module):
         """The tail as the paper has it: shuffle, copy, conv_out. [N, 1, scale H, scale W]."""
         return self.conv_out(F.pixel_shuffle(F.relu(self.up(x)), 2).repeat(1, 4, 1, 1))
 
-    def correction_at_lr(self, x):
-        """`correction` left on the LR grid, [N, scale^2, H, W], for `from_lr_grid`: the same function, faster to train."""
+    def conv_out_at_lr(self):
+        """Weight and bias of conv_out behind shuffles and copy, as a convolution on the LR grid, for `from_lr_grid`."""
         weight = fold_copy(self.conv_out.weight)
         for _ in range(self.scale // 2):
             weight = fold_shuffle(weight)
-        bias = self.conv_out.bias.repeat_interleave(self.scale**2)
-        return F.conv2d(F.relu(self.up.unshuffled(x)), weight, bias, padding=1)
+        return weight, self.conv_out.bias.repeat_interleave(self.scale**2)
+
+    def correction_at_lr(self, x):
+        """`correction` left on the LR grid, [N, scale^2, H, W], for `from_lr_grid`: the same function, faster to train."""
+        return F.conv2d(F.relu(self.up.unshuffled(x)), *self.conv_out_at_lr(), padding=1)
 
     def forward(self, denoised, frames, state):
         x, state = self.step(denoised, frames, state)

@@ -18,6 +18,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use gst::prelude::*;
 use gst_video::{VideoColorMatrix, VideoColorimetry, VideoInfo};
+use gstfastvsr::sync::lock;
 
 use crate::{
     fields,
@@ -128,19 +129,19 @@ impl Clip {
                 let time = info.buffer().and_then(|buffer| stream_time(pad, buffer.pts()));
                 ended.fetch_or(end, Ordering::SeqCst);
                 if end || info.buffer().is_some() {
-                    arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(time);
+                    lock(&arrived).get_or_insert(time);
                 }
                 gst::PadProbeReturn::Ok
             }
         });
-        let arrived = || *arrived.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let arrived = || *lock(&arrived);
         playback.wait("it gives no frame", || arrived().is_some())?;
         let mut caps = first.current_caps().context("no frame in it can be decoded")?;
         let decoded = playback.element("frames").static_pad("src").and_then(|pad| pad.current_caps());
         self.interlaced = decoded
             .and_then(|caps| VideoInfo::from_caps(&caps).ok())
             .is_some_and(|info| info.interlace_mode() != gst_video::VideoInterlaceMode::Progressive);
-        let judged = || *fields.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let judged = || *lock(&fields);
         if self.deinterlace == Deinterlace::Auto && self.interlaced {
             playback.set_state(gst::State::Playing)?;
             let enough = || judged().0 >= fields::LOOKED_AT || ended.load(Ordering::SeqCst);
@@ -238,7 +239,7 @@ impl Clip {
         // On the source pad: GStreamer 1.22 complains of buffers that are dropped on their way into a pad.
         frames.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
             let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data else { return gst::PadProbeReturn::Ok };
-            let mut last = last.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+            let mut last = lock(&last);
             let Some(time) = rise(pad, buffer, *last) else { return gst::PadProbeReturn::Handled };
             *last = Some(time);
             if range.to.is_some_and(|to| time >= to.nseconds() as i64) {
@@ -341,7 +342,7 @@ fn judge_fields(pad: &gst::Pad) -> Arc<Mutex<(usize, usize)>> {
         move |pad, info| {
             let video = pad.current_caps().and_then(|caps| VideoInfo::from_caps(&caps).ok());
             if let Some((buffer, video)) = info.buffer().zip(video) {
-                let mut seen = seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let mut seen = lock(&seen);
                 seen.0 += 1;
                 seen.1 += usize::from(seen.0 <= fields::LOOKED_AT && is_combed(buffer, &video));
             }
@@ -384,13 +385,13 @@ fn choose_fields(deinterlace: &gst::Element, both: bool) {
         let state = Arc::clone(&state);
         move |_, info| {
             let time = info.buffer().and_then(|buffer| buffer.pts());
-            state.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).0.insert(time);
+            lock(&state).0.insert(time);
             gst::PadProbeReturn::Ok
         }
     });
     source.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
         let time = info.buffer().and_then(|buffer| buffer.pts());
-        let (came, last) = &mut *state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (came, last) = &mut *lock(&state);
         let wanted = came.remove(&time) || (both && *last < time);
         *last = time.max(*last);
         if wanted { gst::PadProbeReturn::Ok } else { gst::PadProbeReturn::Handled }

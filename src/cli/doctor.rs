@@ -1,10 +1,10 @@
 //! `fastvsr doctor`: what upscaling needs and what of it is here; for what is missing, the command that installs it.
 
-use std::{fs, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Result, anyhow, bail};
 use gstfastvsr::{
-    engine::{self, Adapter, Engine, Key, Provider, Runtime},
+    engine::{self, Adapter, Cpu, Engine, Key, Provider, Runtime},
     model::{self, Source},
 };
 
@@ -107,15 +107,10 @@ fn elements(fixes: &mut Vec<String>) {
 }
 
 fn cpu() {
-    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |names: &[&str]| {
-        let mut fields = text.lines().filter_map(|line| line.split_once(':'));
-        fields.find(|(name, _)| names.contains(&name.trim())).map_or("", |(_, value)| value.trim())
-    };
-    let flags: Vec<&str> = field(&["flags", "Features"]).split(' ').collect();
-    let found: Vec<&str> = FEATURES.iter().copied().filter(|feature| flags.contains(feature)).collect();
+    let cpu = Cpu::here();
+    let found: Vec<&str> = FEATURES.iter().copied().filter(|feature| cpu.has(feature)).collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("CPU          {} x {}", cores, field(&["model name", "Hardware"]));
+    println!("CPU          {cores} x {}", cpu.model);
     println!("             {}", if found.is_empty() { "no wide vectors".into() } else { found.join(", ") });
 }
 

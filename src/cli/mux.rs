@@ -15,6 +15,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use gst::prelude::*;
+use gstfastvsr::sync::lock;
 
 use crate::{
     clip::{Clip, Range, stream_time},
@@ -45,13 +46,13 @@ pub(crate) fn write(
     let (part, file) = hidden::create(output, "part")?;
     let write = || {
         let mut failed = BTreeMap::new();
-        let notes = loop {
+        let (mut notes, promised) = loop {
             file.set_len(0)?;
             (&file).rewind()?;
             let result = write_to(clip, range, container, journal.read(range.from)?, &file, &failed);
             clip.check_unchanged()?;
             match result {
-                Ok(notes) => break notes,
+                Ok(written) => break written,
                 // A stream that cannot be brought over does not cost the others.
                 Err(err) => match failed_stream(&err).filter(|index| !failed.contains_key(index)) {
                     Some(index) => drop(failed.insert(index, err)),
@@ -59,7 +60,6 @@ pub(crate) fn write(
                 },
             }
         };
-        let (mut notes, promised) = notes;
         let found = streams::split(&Playback::new(streams::SPLIT)?, &part, || Ok(()))?.len();
         ensure!(found >= promised, "the file has {found} streams: expected {promised}; please report this");
         notes.extend(failed.values().map(|err| format!("a stream that cannot be read or encoded is left out: {err}")));
@@ -291,7 +291,7 @@ fn time(pad: &gst::Pad) {
     let end = Mutex::new(None);
     pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
         let Some(buffer) = info.buffer_mut() else { return gst::PadProbeReturn::Ok };
-        let mut end = end.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut end = lock(&end);
         let Some(time) = buffer.pts().or(*end) else { return gst::PadProbeReturn::Handled };
         *end = Some(time + buffer.duration().unwrap_or_default());
         if buffer.pts().is_none() {

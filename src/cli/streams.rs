@@ -4,11 +4,12 @@ use std::{
     fs::File,
     io::Read,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex},
 };
 
 use anyhow::{Result, anyhow, ensure};
 use gst::prelude::*;
+use gstfastvsr::sync::lock;
 
 use crate::{playback::Playback, ts};
 
@@ -102,10 +103,6 @@ pub(crate) fn split(playback: &Playback, path: &Path, check: impl Fn() -> Result
         "GStreamer 1.22 finds no end in GIF: expected another format, as `ffmpeg -i FILE.gif FILE.mkv` makes it"
     );
     Ok(streams)
-}
-
-fn lock(found: &Mutex<Found>) -> MutexGuard<'_, Found> {
-    found.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 /// Lets what comes from a pad wait.

@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use gst::prelude::*;
 use gst_video::VideoInfo;
+use gstfastvsr::sync::lock;
 
 use crate::{
     clip::{self, Clip, Deinterlace, Range},
@@ -269,7 +270,7 @@ fn upscale(job: &Job, journal: Journal, done: Done, progress: &mut Progress) -> 
     let shared = Arc::new(Mutex::new((Some(journal), None)));
     let result = play(job, &shared, done, progress);
     // The pipeline is gone, and nobody else writes.
-    let (journal, failure) = &mut *shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let (journal, failure) = &mut *lock(&shared);
     let mut journal = journal.take().expect("nobody else takes it");
     let flushed = journal.flush();
     let result = failure.take().map_or(result, Err).and_then(|()| Ok(flushed?));
@@ -311,7 +312,7 @@ fn play(job: &Job, writer: &Shared, done: Done, progress: &mut Progress) -> Resu
                 let writer = Arc::clone(writer);
                 move |sink| {
                     let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
-                    let (journal, failure) = &mut *writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                    let (journal, failure) = &mut *lock(&writer);
                     journal.as_mut().ok_or(gst::FlowError::Flushing)?.append(&sample).map_err(|err| {
                         failure.get_or_insert(err.context("cannot write the upscaled video"));
                         gst::FlowError::Error
@@ -327,8 +328,7 @@ fn play(job: &Job, writer: &Shared, done: Done, progress: &mut Progress) -> Resu
     playback.run(|| progress.set(done.frames + encoded.load(Ordering::Relaxed)))?;
     drop(playback);
     clip.check_unchanged()?;
-    let kept =
-        writer.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).0.as_ref().map_or(0, |journal| journal.frames);
+    let kept = lock(writer).0.as_ref().map_or(0, |journal| journal.frames);
     let expected = done.frames + encoded.load(Ordering::Relaxed);
     ensure!(kept > 0, "`{}` has no frame in this range", clip.path.display());
     if kept != expected {

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashMap,
-    fmt, fs,
+    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -18,7 +18,7 @@ use ort::{
     },
 };
 
-use super::{error::Error, nvidia, runtime::Runtime, unwinder, vulkan, worker::Ticket};
+use super::{cpu::Cpu, error::Error, nvidia, runtime::Runtime, unwinder, vulkan, worker::Ticket};
 use crate::model::Graph;
 
 /// An execution provider of ONNX Runtime.
@@ -109,7 +109,7 @@ impl Provider {
         use Precision::{Bf16, Fp16, Fp32, Int8};
         match self {
             Self::TensorRt => &[Fp16, Fp32, Bf16, Int8],
-            Self::OpenVino if has_fast_bf16(&cpu_info()) => &[Bf16, Int8, Fp32],
+            Self::OpenVino if Cpu::here().has_fast_bf16() => &[Bf16, Int8, Fp32],
             Self::OpenVino => &[Int8, Fp32, Bf16],
             Self::Cpu => &[Int8, Fp32],
             Self::OpenVinoGpu => &[Fp16, Fp32],
@@ -193,17 +193,14 @@ impl Device {
     /// # Errors
     /// If ONNX Runtime has none of that kind.
     pub(super) fn memory(self) -> Result<MemoryInfo<'static>, Error> {
-        match self.provider {
-            Provider::Cuda | Provider::TensorRt => {
-                MemoryInfo::new(AllocationDevice::CUDA, self.id, AllocatorType::Device, MemoryType::Default)
-                    .map_err(|err| self.provider.refuse(err))
-            }
-            Provider::WebGpu => {
-                MemoryInfo::new(AllocationDevice::WEBGPU_BUFFER, 0, AllocatorType::Device, MemoryType::Default)
-                    .map_err(|err| self.provider.refuse(err))
-            }
-            Provider::Cpu | Provider::OpenVino | Provider::OpenVinoGpu | Provider::OpenVinoNpu => host_memory(),
-        }
+        use Provider::{Cpu, Cuda, OpenVino, OpenVinoGpu, OpenVinoNpu, TensorRt, WebGpu};
+        let (hardware, id) = match self.provider {
+            Cuda | TensorRt => (AllocationDevice::CUDA, self.id),
+            WebGpu => (AllocationDevice::WEBGPU_BUFFER, 0),
+            Cpu | OpenVino | OpenVinoGpu | OpenVinoNpu => return host_memory(),
+        };
+        MemoryInfo::new(hardware, id, AllocatorType::Device, MemoryType::Default)
+            .map_err(|err| self.provider.refuse(err))
     }
 
     /// Loads what the provider needs and registers it, so that it is known to be here; gives the files that what it compiles
@@ -213,37 +210,43 @@ impl Device {
     /// If the provider is not compiled into the runtime, or a library is missing: with the command that brings it.
     pub(super) fn open(self, runtime: &Runtime, is_chosen: bool) -> Result<Vec<PathBuf>, Error> {
         self.provider.compiled_in().map_err(|reason| self.provider.refuse(reason))?;
-        let mut files = vec![runtime.library.clone()];
-        if matches!(self.provider, Provider::Cuda | Provider::TensorRt) {
-            let names = nvidia::libraries(self.provider == Provider::TensorRt);
-            let (loaded, missing) = nvidia::load(&names, &runtime.library);
-            let advice = nvidia::advice(&missing).unwrap_or_default();
-            if nvidia::lacks_cudnn(&missing) {
-                return Err(self.provider.refuse(advice));
+        let Runtime { environment, library } = runtime;
+        let mut files = vec![library.clone()];
+        match self.provider {
+            Provider::Cpu => {}
+            Provider::Cuda | Provider::TensorRt => {
+                let names = nvidia::libraries(self.provider == Provider::TensorRt);
+                let (loaded, missing) = nvidia::load(&names, library);
+                let advice = nvidia::advice(&missing).unwrap_or_default();
+                if nvidia::lacks_cudnn(&missing) {
+                    return Err(self.provider.refuse(advice));
+                }
+                for provider in [Provider::Cuda, self.provider] {
+                    unwinder::reconcile_provider(environment, library, provider.name());
+                }
+                // What is missing may be another version's name: only the provider knows whether it lacks it.
+                self.builder(environment, None)
+                    .map_err(|err| self.provider.refuse(format!("{err}; {advice}").trim_end_matches("; ")))?;
+                files.extend(loaded);
             }
-            for provider in [Provider::Cuda, self.provider] {
-                unwinder::reconcile_provider(&runtime.environment, &runtime.library, provider.name());
+            Provider::WebGpu => {
+                let adapters = vulkan::adapters().map_err(|reason| self.provider.refuse(reason))?;
+                if !is_chosen && adapters.iter().all(|adapter| adapter.is_software) {
+                    let names: Vec<_> = adapters.into_iter().map(|adapter| adapter.name).collect();
+                    let reason = format!("Vulkan has no GPU, only a program on the CPU ({})", names.join(", "));
+                    return Err(self.provider.refuse(reason));
+                }
             }
-            // What is missing may be another version's name: only the provider knows whether it lacks it.
-            self.builder(&runtime.environment, None)
-                .map_err(|err| self.provider.refuse(format!("{err}; {advice}").trim_end_matches("; ")))?;
-            files.extend(loaded);
-        } else if self.provider == Provider::WebGpu {
-            let adapters = vulkan::adapters().map_err(|reason| self.provider.refuse(reason))?;
-            if !is_chosen && adapters.iter().all(|adapter| adapter.is_software) {
-                let names: Vec<_> = adapters.into_iter().map(|adapter| adapter.name).collect();
-                let reason = format!("Vulkan has no GPU, only a program on the CPU ({})", names.join(", "));
-                return Err(self.provider.refuse(reason));
+            Provider::OpenVino | Provider::OpenVinoGpu | Provider::OpenVinoNpu => {
+                unwinder::reconcile_provider(environment, library, Provider::OpenVino.name());
+                let needed = match self.provider {
+                    Provider::OpenVinoGpu => "an Intel GPU and its driver: `apt install intel-opencl-icd` brings it",
+                    Provider::OpenVinoNpu => "an Intel NPU and its driver, Intel's package `intel-level-zero-npu`",
+                    _ => return Ok(files),
+                };
+                self.builder(environment, None)
+                    .map_err(|err| self.provider.refuse(format!("expected {needed}; got: {err}")))?;
             }
-        } else if self.provider != Provider::Cpu {
-            unwinder::reconcile_provider(&runtime.environment, &runtime.library, Provider::OpenVino.name());
-            let needed = match self.provider {
-                Provider::OpenVinoGpu => "an Intel GPU and its driver: `apt install intel-opencl-icd` brings it",
-                Provider::OpenVinoNpu => "an Intel NPU and its driver, Intel's package `intel-level-zero-npu`",
-                _ => "a CPU that OpenVINO knows",
-            };
-            self.builder(&runtime.environment, None)
-                .map_err(|err| self.provider.refuse(format!("expected {needed}; got: {err}")))?;
         }
         Ok(files)
     }
@@ -360,21 +363,6 @@ pub(super) fn host_memory() -> Result<MemoryInfo<'static>, Error> {
         .map_err(|err| Provider::Cpu.refuse(err))
 }
 
-fn cpu_info() -> String {
-    fs::read_to_string("/proc/cpuinfo").unwrap_or_default()
-}
-
-/// Whether bfloat16 is the CPU's fastest: in its matrix units (AMX), and in AMD's vector units. In those of Intel's server CPUs
-/// without AMX it took 1.65 times as long as single precision.
-fn has_fast_bf16(cpu_info: &str) -> bool {
-    let field = |name| {
-        let mut fields = cpu_info.lines().filter_map(|line| line.split_once(':'));
-        fields.find(|(field, _)| field.trim() == name).map_or("", |(_, value)| value.trim())
-    };
-    let has = |flag| field("flags").split(' ').any(|has| has == flag);
-    has("amx_bf16") || (has("avx512_bf16") && field("vendor_id") == "AuthenticAMD")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -411,18 +399,6 @@ mod tests {
         assert_eq!(Device::new(Provider::Cpu, None, 0, true).unwrap().precision, Precision::Int8);
         assert_eq!(Device::new(Provider::Cpu, None, 0, false).unwrap().precision, Precision::Fp32);
         assert_eq!(Device::new(Provider::Cuda, None, 0, true).unwrap().precision, Precision::Fp32);
-    }
-
-    #[test]
-    fn bfloat16_is_fast_in_matrix_units_and_in_those_of_amd() {
-        let cpu = |vendor: &str, flags: &str| {
-            has_fast_bf16(&format!("processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n"))
-        };
-        assert!(cpu("GenuineIntel", "fpu avx512_bf16 amx_bf16 amx_tile"));
-        assert!(cpu("AuthenticAMD", "fpu avx512_bf16 avx512_vnni"));
-        assert!(!cpu("GenuineIntel", "fpu avx512_bf16 avx512_vnni"));
-        assert!(!cpu("AuthenticAMD", "fpu avx2"));
-        assert!(!has_fast_bf16(""));
     }
 
     #[test]

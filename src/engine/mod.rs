@@ -9,6 +9,7 @@
 
 mod budget;
 mod cache;
+mod cpu;
 mod device;
 mod error;
 mod model;
@@ -33,6 +34,7 @@ use std::{
 use once_cell::sync::Lazy;
 use ort::environment::Environment;
 
+pub use cpu::Cpu;
 pub use device::{Device, Precision, Provider};
 pub use error::Error;
 pub use model::Timings;
