@@ -41,7 +41,7 @@ SYSTEM := build-essential pkg-config python3-venv \
 export VIRTUAL_ENV := $(VENV)
 
 EXAMPLES := $(CURDIR)/.venv-examples
-EXAMPLES_SYSTEM := chromium ffmpeg gstreamer1.0-nice imagemagick xauth xdotool xvfb python3-gi \
+EXAMPLES_SYSTEM := chromium ffmpeg gstreamer1.0-nice imagemagick xauth xdotool xvfb python3-gi python3-prometheus-client \
     gir1.2-gst-plugins-base-1.0 gir1.2-gst-plugins-bad-1.0 gir1.2-gst-rtsp-server-1.0
 
 .PHONY: demo test test-webgpu test-examples test-models soak fuzz sanitize lint bench install uninstall deb test-deb system nightly clean

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -156,6 +157,20 @@ def test_hls(short, tmp_path):
 VIDEO = "document.querySelector('video')"
 
 
+def numbers(url):
+    """What Prometheus reads there, by name and labels."""
+    lines = urlopen(url).read().decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+def until(condition, seconds=60):
+    """Whether it becomes true."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.2)
+    return condition()
+
+
 def rtsp_client(url, out):
     """A real one: ffmpeg's."""
     run("ffmpeg", "-v", "error", "-rtsp_transport", "tcp", "-i", url, "-frames:v", 15, out)
@@ -163,7 +178,13 @@ def rtsp_client(url, out):
 
 
 def test_an_rtsp_server(server, tmp_path):
-    url = server(ROOT / "examples/rtsp_server.py", "test", "--port", 8554 + os.getpid() % 1000)
+    metrics = 14554 + os.getpid() % 1000
+    url = server(ROOT / "examples/rtsp_server.py", "test", "--port", 8554 + os.getpid() % 1000, "--metrics", metrics)
+    # Without a client there is no pipeline, and with one there are numbers.
+    assert not numbers(f"http://127.0.0.1:{metrics}/metrics")
+    with subprocess.Popen(["ffmpeg", "-v", "error", "-rtsp_transport", "tcp", "-i", url, "-f", "null", "-"]) as client:
+        assert until(lambda: numbers(f"http://127.0.0.1:{metrics}/metrics").get("fastvsr_frames_out_total", 0) >= 15)
+        client.terminate()
     assert rtsp_client(url, tmp_path / "client.mp4") == (15, 640, 360)
 
 
@@ -261,6 +282,10 @@ def test_a_webrtc_server_and_two_browsers(server, tmp_path):
         seen = pages[1].evaluate(f"{VIDEO}.getVideoPlaybackQuality().totalVideoFrames")
         pages[1].wait_for_function(f"{VIDEO}.getVideoPlaybackQuality().totalVideoFrames > {seen + 30}")
         browser.close()
+    told = numbers(f"{url}/metrics")
+    assert told["fastvsr_frames_in_total"] >= told["fastvsr_frames_out_total"] > 45
+    assert told['fastvsr_stage_seconds{stage="decoder"}'] > 0
+    assert [name for name in told if name.startswith("fastvsr_info{") and 'model="compact-s"' in name]
     assert complaints == []
     for number in range(2):
         shot = pixels(tmp_path / f"{number}.png")

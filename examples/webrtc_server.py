@@ -5,7 +5,8 @@
 
 Open http://127.0.0.1:8080, or give that address to a player that speaks WHEP: it posts its offer and gets the answer.
 Viewers share the decoder, fastvsr and the encoder, and come and go while these run. There is no STUN or TURN server
-here: a viewer must reach this machine. Needs Debian's python3-gi, gir1.2-gst-plugins-bad-1.0 and gstreamer1.0-nice.
+here: a viewer must reach this machine. /metrics has numbers for Prometheus. Needs Debian's python3-gi,
+gir1.2-gst-plugins-bad-1.0, gstreamer1.0-nice and python3-prometheus-client.
 """
 
 import argparse
@@ -16,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import gi
+import metrics
+import prometheus_client
 
 gi.require_version("Gst", "1.0")
 gi.require_version("GstSdp", "1.0")
@@ -44,8 +47,8 @@ TEST = "videotestsrc is-live=true pattern=ball ! video/x-raw,width=160,height=90
 
 # clocksync gives a file the pace of a camera. Behind it the queue lets frames go when the machine is too slow.
 UPSCALE = (
-    "videoconvert ! clocksync ! queue leaky=downstream max-size-buffers=2 ! fastvsr window=1 ! videoconvert "
-    "! queue max-size-buffers=2 ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=30 "
+    "videoconvert ! clocksync ! queue leaky=downstream max-size-buffers=2 ! fastvsr window=1 name=upscaler "
+    "! videoconvert ! queue max-size-buffers=2 ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=30 "
     "! video/x-h264,profile=constrained-baseline ! tee name=viewers allow-not-linked=true"
 )
 
@@ -164,6 +167,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         if self.path == "/":
             self.reply(200, PAGE, Content_Type="text/html; charset=utf-8")
+        elif self.path == "/metrics":
+            text = prometheus_client.generate_latest(self.server.metrics)
+            self.reply(200, text, Content_Type=prometheus_client.CONTENT_TYPE_LATEST)
         else:
             self.reply(404)
 
@@ -194,6 +200,7 @@ if not Gst.ElementFactory.find("nicesink"):
 pipeline = Gst.parse_launch(f"{source(args.source)} ! {UPSCALE}")
 server = ThreadingHTTPServer(("", args.port), Handler)
 server.daemon_threads, server.viewers = True, Viewers(pipeline)
+server.metrics = metrics.registry(lambda: pipeline.get_by_name("upscaler"))
 pipeline.set_state(Gst.State.PLAYING)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 print(f"http://127.0.0.1:{args.port}", flush=True)

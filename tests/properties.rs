@@ -58,6 +58,11 @@ fn processing_latency() {
 }
 
 #[test]
+fn stats_interval() {
+    takes("stats-interval", "0", &["1000000000", "0"]);
+}
+
+#[test]
 fn runtime_library() {
     let element = element();
     assert_eq!(element.property::<Option<String>>("runtime-library"), None);
@@ -122,6 +127,7 @@ fn the_list_is_complete() {
             "scale",
             "scene-cuts",
             "stats",
+            "stats-interval",
             "window"
         ]
     );
@@ -209,6 +215,25 @@ fn statistics_say_where_the_time_goes() {
     assert!(milliseconds("decoder-ms") > 10.0 * milliseconds("convert-ms"), "{stats}");
     let fps = 1e3 / (milliseconds("decoder-ms") + milliseconds("convert-ms"));
     assert!((milliseconds("fps") / fps - 1.0).abs() < 0.01, "{stats}");
+}
+
+/// The counts of frames that were told on the bus while six frames went through.
+fn told_every(nanoseconds: u64) -> Vec<u64> {
+    let element = fastvsr("nearest", 1);
+    element.set_property("stats-interval", nanoseconds);
+    let mut rig = Rig::with_caps(&element, &rgb(8, 4));
+    rig.push_flat(0..6);
+    let told = rig.bus.iter_filtered(&[gst::MessageType::Element]);
+    let told = told.filter_map(|message| message.structure().map(ToOwned::to_owned));
+    told.filter(|told| told.name() == "fastvsr-stats").map(|told| told.get("frames-out").unwrap()).collect()
+}
+
+#[test]
+fn statistics_are_told_at_their_interval() {
+    assert!(told_every(0).is_empty());
+    assert!(told_every(u64::MAX).is_empty());
+    // The first frame begins the interval.
+    assert_eq!(told_every(1), [2, 3, 4, 5, 6]);
 }
 
 #[test]

@@ -107,6 +107,9 @@ pub struct FastVsr {
     #[property(name = "color-fix", get, set, type = ColorFix, member = color_fix, nick = "Colour fix",
         blurb = "How frames get the colours of the input back, for models that change them",
         builder(ColorFix::default()).mutable_ready())]
+    #[property(name = "stats-interval", get, set, type = u64, member = stats_interval, nick = "Statistics interval",
+        blurb = "Time between element messages with the statistics, in nanoseconds, told with the next frame that leaves (0 = none)",
+        default = 0, mutable_playing)]
     settings: Mutex<Settings>,
     engine: Mutex<Option<Arc<Engine>>>,
     /// The engine whose model is still being loaded.
@@ -334,9 +337,14 @@ impl FastVsr {
     /// Counts a frame that leaves, and tells the pipeline when the latency has changed.
     fn account(&self, effort: Effort, work: &Work) {
         self.add(work);
-        let changed = {
+        let (interval, chosen) = {
+            let settings = lock(&self.settings);
+            (settings.stats_interval(), settings.processing_latency())
+        };
+        let (changed, message) = {
             let shared = &mut *lock(&self.shared);
             shared.stats.frame_out(effort);
+            let is_due = interval.is_some_and(|interval| shared.stats.is_due(interval, Instant::now()));
             let window = shared.stats.mean_frame().saturating_mul(shared.window_frames);
             let measured = clock_time(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
             // A quarter of slack, so that not every frame changes the answer.
@@ -344,9 +352,10 @@ impl FastVsr {
             if changed {
                 shared.processing = measured.saturating_add(measured / 4);
             }
-            changed
+            (changed, is_due.then(|| shared.stats.structure()))
         };
-        if changed && lock(&self.settings).processing_latency().is_none() {
+        message.into_iter().for_each(|message| self.post_element(message));
+        if changed && chosen.is_none() {
             self.post_latency();
         }
     }

@@ -1,7 +1,7 @@
 //! Owns what the user sets: the values of the element's properties, as `glib::Properties` reads and writes them, and what
 //! they mean.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::overload::OnOverload;
 use crate::{color_fix::ColorFix, engine, model};
@@ -115,6 +115,7 @@ pub(super) struct Settings {
     pub(super) max_memory: u64,
     pub(super) on_overload: OnOverload,
     pub(super) color_fix: ColorFix,
+    pub(super) stats_interval: u64,
 }
 
 impl Default for Settings {
@@ -133,6 +134,7 @@ impl Default for Settings {
             max_memory: 0,
             on_overload: OnOverload::default(),
             color_fix: ColorFix::default(),
+            stats_interval: 0,
         }
     }
 }
@@ -156,6 +158,11 @@ impl Settings {
     /// The ONNX Runtime to load; `None`: the first that is found.
     pub(super) fn runtime_library(&self) -> Option<PathBuf> {
         self.runtime_library.as_ref().map(PathBuf::from)
+    }
+
+    /// Time between messages with the statistics; `None`: there are none.
+    pub(super) fn stats_interval(&self) -> Option<Duration> {
+        Some(self.stats_interval).filter(|ns| *ns > 0).map(Duration::from_nanos)
     }
 
     /// Bytes that upscaling may take; `None`: no limit.

@@ -1,6 +1,6 @@
-//! Owns the counters behind the `stats` property.
+//! Owns the counters behind the `stats` property, and when they are told on the bus.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{overload::Effort, streaming::Work};
 use crate::engine::{Device, Timings};
@@ -32,6 +32,8 @@ pub(super) struct Stats {
     /// Time since the last frame left that was spent on the next one.
     open: Duration,
     mean: Duration,
+    /// When the counters were told last, at first when the first frame left.
+    told: Option<Instant>,
 }
 
 impl Stats {
@@ -63,6 +65,15 @@ impl Stats {
         }
     }
 
+    /// Whether the counters are to be told again at `now`; they then count as told.
+    pub(super) fn is_due(&mut self, interval: Duration, now: Instant) -> bool {
+        let is_due = now.saturating_duration_since(*self.told.get_or_insert(now)) >= interval;
+        if is_due {
+            self.told = Some(now);
+        }
+        is_due
+    }
+
     /// Smoothed time that one frame takes with the model, all stages and conversions.
     pub(super) fn mean_frame(&self) -> Duration {
         self.mean
@@ -87,7 +98,7 @@ impl Stats {
         message.field("steps-down", self.steps_down).field("tile", self.tile).build()
     }
 
-    /// The value of the `stats` property. Times are means per frame given out, in milliseconds. Provider and precision are
+    /// The value of the `stats` property, and what is told on the bus at its interval. Times are means per frame given out, in milliseconds. Provider and precision are
     /// those of the last frame, before the first those that the model was loaded for.
     pub(super) fn structure(&self) -> gst::Structure {
         let device = self.served.map(|(device, _)| device).or(self.model.as_ref().map(|(_, device)| *device));
@@ -113,5 +124,22 @@ impl Stats {
             .field("precision", device.map(|device| device.precision.name()))
             .field("model", self.model.as_ref().map(|(name, _)| name.as_str()))
             .build()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counters_are_told_an_interval_apart() {
+        let (mut stats, start) = (Stats::default(), Instant::now());
+        let second = Duration::from_secs(1);
+        let at = |tenths: u32| start + second * tenths / 10;
+        let told: Vec<u32> = (0..50).filter(|tenths| stats.is_due(second, at(*tenths))).collect();
+        assert_eq!(told, [10, 20, 30, 40]);
+        // After a pause one message is enough.
+        assert!(stats.is_due(second, at(95)));
+        assert!(!stats.is_due(second, at(100)));
     }
 }
