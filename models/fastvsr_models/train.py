@@ -89,6 +89,10 @@ if checkpoint_path.exists():
 clips = Clips(args.cache, seed=step, device=device, **{k: data[k] for k in ("kinds", "soft", "still_weight") if k in data})
 if clips.scale != scale:
     raise SystemExit(f"{args.cache} is for x{clips.scale}, {config['network']} for x{scale}: make another with --scale {scale}")
+if data["crop"] % (2 * net.size.stride):
+    raise SystemExit(
+        f"{args.config}: expected data.crop a multiple of {2 * net.size.stride} for this network, got {data['crop']}"
+    )
 lessons, taught_crops = None, 0
 if args.teacher:
     lessons, taught_crops = Lessons(args.teacher, seed=step, device=device), data.get("taught", 0)

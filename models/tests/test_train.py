@@ -4,6 +4,8 @@ import csv
 import resource
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ from conftest import make_clip
 
 from fastvsr_models.data import build_cache
 from fastvsr_models.metrics import write_y4m
+from fastvsr_models.networks import SIZES
+
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 CONFIG = """
 network = "{network}"
@@ -20,7 +25,7 @@ code = 0.1
 temporal = {temporal}
 [data]
 frames = {frames}
-crop = 16
+crop = {crop}
 batch = 2
 kinds = {{ bi = 0.5, codec = 0.5 }}
 taught = 1
@@ -38,9 +43,9 @@ def start(tmp_path_factory):
     write_y4m(make_clip(4, 96, 96), folder / "clip.y4m")
     build_cache(folder, folder / "cache", kinds=("bi", "codec"))
 
-    def start(name, *options, network="compact-xs", frames=1, rate=1e-3, cache=folder / "cache", val=False, **keywords):
+    def start(name, *options, network="compact-xs", frames=1, rate=1e-3, crop=16, cache=folder / "cache", val=False, **keywords):
         config = folder / f"{name}.toml"
-        config.write_text(CONFIG.format(network=network, frames=frames, rate=rate, temporal=float(frames > 1)))
+        config.write_text(CONFIG.format(network=network, frames=frames, rate=rate, crop=crop, temporal=float(frames > 1)))
         command = [sys.executable, "-m", "fastvsr_models.train", config, "--cache", cache, "--out", folder / name]
         command += ["--threads", "1", "--device", "cpu", *(["--val", folder] if val else []), *options]
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **keywords)
@@ -104,10 +109,17 @@ def test_bad_input_is_an_error_in_words(start, tmp_path):
     refused(start("bad", "--steps", 1, cache=tmp_path / "none")[1], "make it with `python -m fastvsr_models.data")
     refused(start("bad", "--steps", 1, network="compact-x2-xs")[1], "is for x4, compact-x2-xs for x2")
     refused(start("bad", "--steps", 1, network="huge")[1], "unknown network 'huge'; known: compact-xs")
+    refused(start("bad", "--steps", 1, crop=20)[1], "expected data.crop a multiple of 8 for this network, got 20")
     (tmp_path / "text.pt").write_text("no checkpoint")
     refused(start("bad", "--steps", 1, "--init", tmp_path / "text.pt")[1], "is no checkpoint of train.py")
     other, _ = start("other", "--steps", 1)
     refused(start("bad", "--steps", 1, "--init", other, network="compact-s")[1], "is a checkpoint of compact-xs")
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_config_fits_its_network(path):
+    config = tomllib.loads(path.read_text())
+    assert config["data"]["crop"] % (2 * SIZES[config["network"]].stride) == 0
 
 
 @pytest.mark.parametrize("trouble", ["loss", "disk"])
