@@ -127,6 +127,11 @@ def build_cache(clips, cache, frames=0, scale=4, kinds=("bi", "codec", "real", "
         print(f"{number + 1}/{len(paths)} {name} {hr.shape}", flush=True)
 
 
+def kinds_of(cache):
+    """The kinds of degradation that everything in a cache has."""
+    return set.intersection(*(set(entry["kinds"]) for entry in json.loads((Path(cache) / "index.json").read_text())))
+
+
 class Clips:
     """Random training crops from a cache, all of it in the memory of `device` (on a CPU: memory-mapped).
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .data import Clips
+from .data import Clips, kinds_of
 from .networks import FastVSR, Up, fold_copy, fold_shuffle, from_lr_grid, pad_edges, skip_filter
 from .package import Stage, State, export_stage, sha256, to_frames, to_nchw, to_packed, to_planes, write_package
 from .quantize import quantize, record
@@ -225,5 +225,6 @@ if __name__ == "__main__":
         save_half(net, network, args.half)
     export_package(net, Path(args.out).name, args.out, args.description, memory=MEMORY[network])
     if args.int8:
-        clips = Clips(args.int8, kinds={"bi": 0.5, "codec": 0.5}).batch(32, 1, 64)[0]
+        kinds = kinds_of(args.int8) & {"bi", "codec"}
+        clips = Clips(args.int8, kinds=dict.fromkeys(sorted(kinds), 1 / len(kinds))).batch(32, 1, 64)[0]
         add_int8(net, args.out, clips.numpy())

@@ -21,6 +21,7 @@ CROP, MARGIN = 48, 8  # LR pixels; the teacher sees the margin too, so that a cr
 SHARD = 16  # crops a file
 KINDS = {"codec": 0.4, "real": 0.3, "harsh": 0.3}
 FINE = 8.0  # HR pixels: sigma of the Gaussian below which detail is the teacher's
+SOFT = 1.5  # HR pixels: sigma below which contours are sharpened
 BAD = 0.4  # of `degrade.damage`: from here on the teacher's word counts in full, H.264 at crf 26; below, in proportion
 
 
@@ -33,11 +34,16 @@ def lowpass(planes, sigma=FINE):
     return F.conv2d(F.conv2d(padded, line), line.transpose(2, 3))
 
 
-def lesson(original, taught, damages, weight=1.0):
-    """Luma to aim at, [N, 1, H, W]: the original's, fine detail moved towards the teacher's where damage was done."""
+def lesson(original, taught, damages, weight=1.0, sharpen=0.0):
+    """Luma to aim at, [N, 1, H, W]: the original's, fine detail moved towards the teacher's where damage was done.
+
+    A network that cannot know where a contour was gives the mean of all places, which is soft: `sharpen` is how far beyond the
+    teacher's the contours of the aim go, so that the mean is as firm as one of them.
+    """
     difference = taught - original
-    trust = weight * (damages.amax(1) / BAD).clamp(0, 1).view(-1, 1, 1, 1)
-    return original + trust * (difference - lowpass(difference))
+    trust = (damages.amax(1) / BAD).clamp(0, 1).view(-1, 1, 1, 1)
+    aim = original + weight * trust * (difference - lowpass(difference))
+    return aim + sharpen * trust * (aim - lowpass(aim, SOFT)) if sharpen else aim
 
 
 def inner(clip, margin):

@@ -45,7 +45,7 @@ if args.threads:
     torch.set_num_threads(args.threads)
 config = tomllib.loads(Path(args.config).read_text())
 data, optim = config["data"], config["optim"]
-loss_weights = {"code": 0.0, "temporal": 0.0, "teacher": 1.0, "knee": 0.004} | config.get("loss", {})
+loss_weights = {"code": 0.0, "temporal": 0.0, "teacher": 1.0, "sharpen": 0.0, "knee": 0.004} | config.get("loss", {})
 device, cuda = args.device, args.device.startswith("cuda")
 torch.backends.cudnn.benchmark = True
 SAVE_MINUTES = 3
@@ -140,7 +140,8 @@ def train_step(dtype):
     aim = luma(hr)
     if taught_crops:
         words = luma(turned(taught, turns[:taught_crops]))
-        aim = torch.cat([lesson(aim[:taught_crops], words, damages[:taught_crops], loss_weights["teacher"]), aim[taught_crops:]])
+        learnt = lesson(aim[:taught_crops], words, damages[:taught_crops], loss_weights["teacher"], loss_weights["sharpen"])
+        aim = torch.cat([learnt, aim[taught_crops:]])
     target = to_lr_grid(aim - F.pixel_shuffle(F.conv2d(pad_edges(luma(lr), 2), bicubic), scale), scale)
     loss = F.smooth_l1_loss(result.float(), target, beta=loss_weights["knee"])
     if loss_weights["temporal"]:

@@ -8,7 +8,7 @@ from conftest import make_clip
 from fastvsr_models import teacher, upscalers
 from fastvsr_models.data import build_cache
 from fastvsr_models.metrics import write_y4m
-from fastvsr_models.teacher import Lessons, lesson, lowpass
+from fastvsr_models.teacher import SOFT, Lessons, lesson, lowpass
 
 
 class Darker:
@@ -61,3 +61,6 @@ def test_a_lesson_keeps_the_coarse_part():
     assert torch.allclose(aim - original, fine - lowpass(fine), atol=1e-5)
     assert torch.allclose(lesson(original, original + 0.3, bad), original, atol=1e-5)
     assert torch.equal(lesson(original, original + fine, good), original)
+    sharp = lesson(original, original + fine, bad, sharpen=0.5)
+    assert torch.allclose(sharp - aim, 0.5 * (aim - lowpass(aim, SOFT)), atol=1e-5)
+    assert torch.equal(lesson(original, original + fine, good, sharpen=0.5), original)
