@@ -17,7 +17,7 @@ from runs import branch, element, environment, play
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = ROOT / "examples/demo/clip.mp4"
-PACKAGES = [ROOT / "models/compact-s", ROOT / "models/compact-m"]
+PACKAGES = [ROOT / "models/compact-s", ROOT / "models/compact-xs-clean"]
 # Width, height, scale, and the frames a second that are wanted of compact-s.
 SIZES = [(320, 180, 4, None), (640, 360, 4, None), (960, 540, 4, 60), (1920, 1080, 2, 60)]
 # TF32 and half precision have 11 bits, and products are added up by the hundred: levels of 255.

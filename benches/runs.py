@@ -179,4 +179,6 @@ def branch(width, height, frames, upscaler, caps="RGB"):
 
 
 def element(package, provider="auto"):
-    return f"fastvsr model={package} execution-provider={provider}"
+    """The element in the arithmetic of bare graphs and baselines, which have no integers."""
+    own = has_bf16() if provider in ("auto", "openvino") else provider != "cpu"
+    return f"fastvsr model={package} execution-provider={provider} precision={'auto' if own else 'fp32'}"
