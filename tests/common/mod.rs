@@ -17,7 +17,7 @@ use gst_check::Harness;
 use gst_video::{VideoFrameExt, VideoFrameRef, VideoInfo};
 
 /// Longest wait for anything that a pipeline should do.
-pub const TIMEOUT: gst::ClockTime = gst::ClockTime::from_seconds(25);
+pub const TIMEOUT: gst::ClockTime = gst::ClockTime::from_seconds(100);
 
 /// Duration of a frame in the caps of [`rgb`].
 pub const FRAME: gst::ClockTime = gst::ClockTime::from_mseconds(40);
