@@ -190,7 +190,7 @@ fn every_property_of_the_element_can_be_set() {
     fails(at, &upscale("color-fix=blue"), "--property color-fix=blue: expected a value as");
     fails(at, &upscale("device-id=-1"), "--property device-id=-1: expected a value as");
     fails(at, &upscale("colour-fix=mean"), "--property colour-fix: expected one of");
-    fails(at, &upscale("model=compact-m"), "--property model: expected one of");
+    fails(at, &upscale("model=compact-s-clean"), "--property model: expected one of");
     fails(at, &["prewarm", "64x48", "--property", "precision=fp8"], "--property precision=fp8: expected a value as");
 }
 

@@ -14,6 +14,7 @@ pub(super) fn file(name: &str) -> Result<&'static [u8]> {
         "encoder.onnx" => include_bytes!("../../models/compact-s/encoder.onnx"),
         "unet.onnx" => include_bytes!("../../models/compact-s/unet.onnx"),
         "decoder.onnx" => include_bytes!("../../models/compact-s/decoder.onnx"),
+        "decoder-int8.onnx" => include_bytes!("../../models/compact-s/decoder-int8.onnx"),
         _ => bail!("the embedded model has no file `{name}`"),
     })
 }
