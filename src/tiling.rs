@@ -49,8 +49,20 @@ pub struct Tile {
 /// If `side` is less than `multiple`.
 pub fn split(size: Size, side: usize, halo: usize, multiple: usize) -> Vec<Tile> {
     let halo = halo.next_multiple_of(multiple);
-    let columns = spans(size.width, side, halo, multiple);
-    let rows = spans(size.height, side, halo, multiple);
+    tiles(&spans(size.width, side, halo, multiple), &spans(size.height, side, halo, multiple))
+}
+
+/// Cuts a frame of `size` into tiles of the size `tile`, the last ones shifted inwards, of which each keeps what is at least
+/// `halo` pixels away from edges that are not the frame's. A halo that leaves a tile less than half of its width or height
+/// is cut to a quarter of that.
+///
+/// # Panics
+/// If the frame is smaller than a tile, or a side of the tile less than 4.
+pub fn split_fixed(size: Size, tile: Size, halo: usize) -> Vec<Tile> {
+    tiles(&fixed_spans(size.width, tile.width, halo), &fixed_spans(size.height, tile.height, halo))
+}
+
+fn tiles(columns: &[Span], rows: &[Span]) -> Vec<Tile> {
     let tile = |row: &Span, column: &Span| Tile {
         input: Rect {
             x: column.from,
@@ -88,6 +100,20 @@ fn spans(length: usize, side: usize, halo: usize, multiple: usize) -> Vec<Span> 
             Span { from, start, end: (start + core).min(length), to: from + read }
         })
         .collect()
+}
+
+fn fixed_spans(length: usize, read: usize, halo: usize) -> Vec<Span> {
+    assert!(read >= 4 && length >= read, "a frame holds a tile");
+    let halo = halo.min(read / 4);
+    let mut spans = Vec::new();
+    let mut start = 0;
+    while start < length {
+        let from = start.saturating_sub(halo).min(length - read);
+        let end = if from + read == length { length } else { from + read - halo };
+        spans.push(Span { from, start, end, to: from + read });
+        start = end;
+    }
+    spans
 }
 
 /// How a tensor lies in memory: `[outer, height, width, inner]`, where planes have an `inner` of 1 and packed pixels an
@@ -203,6 +229,24 @@ mod tests {
                 let part = stage(&layout.crop(&input, size, tile.input).unwrap(), tile.input.size, reach);
                 prop_assert_eq!(tile.input.size, tiles[0].input.size);
                 layout.paste(&part, tile, &mut output, size);
+            }
+            prop_assert_eq!(output, stage(&input, size, reach));
+        }
+
+        #[test]
+        fn tiles_of_a_fixed_size_make_the_whole(
+            width in 4usize..60, height in 4usize..40, tile in (4usize..24, 4usize..24), reach in 0usize..5,
+        ) {
+            let tile = Size { width: tile.0.min(width), height: tile.1.min(height) };
+            let size = Size { width, height };
+            let reach = reach.min(tile.width / 4).min(tile.height / 4);
+            let input: Vec<u32> = (0..width * height).map(|n| (n * 2654435761) as u32 >> 20).collect();
+            let layout = Layout { outer: 1, inner: 1, stride: 1, scale: 1 };
+            let mut output = vec![u32::MAX; input.len()];
+            for part in split_fixed(size, tile, reach) {
+                prop_assert_eq!(part.input.size, tile);
+                let made = stage(&layout.crop(&input, size, part.input).unwrap(), tile, reach);
+                layout.paste(&made, part, &mut output, size);
             }
             prop_assert_eq!(output, stage(&input, size, reach));
         }

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, anyhow};
 use gst::prelude::*;
 use gstfastvsr::{
     ExecutionProvider, Precision,
-    engine::{self, Engine, Key, Runtime, Severity},
-    model::Source,
+    engine::{self, Engine, Key, Known, Runtime, Severity},
+    model::{Manifest, PlainFile, Source},
 };
 use sha2::{Digest, Sha256};
 
@@ -18,7 +18,7 @@ pub(crate) const PROVIDERS: [&str; 8] =
 /// Which model runs, and on what.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Upscaler {
-    /// Model package: a name as in `fastvsr models`, or a folder with a model.toml
+    /// Model: a name as in `fastvsr models`, an ONNX file, or a folder with a model.toml
     #[arg(long, default_value = gstfastvsr::model::DEFAULT)]
     pub(crate) model: String,
     /// What runs the model
@@ -68,7 +68,7 @@ impl Upscaler {
 
     /// Stands for the very graphs of the model: another version under the same name has another.
     pub(crate) fn fingerprint(&self) -> Result<String> {
-        let manifest = format!("{:?}", Source::find(&self.model)?.manifest()?);
+        let manifest = format!("{:?}", manifest(&Source::find(&self.model)?)?);
         Ok(Sha256::digest(manifest).iter().take(8).map(|byte| format!("{byte:02x}")).collect())
     }
 
@@ -91,7 +91,18 @@ impl Upscaler {
 
     /// The model's output pixels per input pixel along each axis.
     pub(crate) fn scale(&self) -> Result<u32> {
-        Ok(Source::find(&self.model)?.manifest()?.geometry.scale as u32)
+        Ok(manifest(&Source::find(&self.model)?)?.geometry.scale as u32)
+    }
+}
+
+/// A model's manifest; a plain file's is measured.
+///
+/// # Errors
+/// If there is none that is valid, or the file is no plain network.
+pub(crate) fn manifest(source: &Source) -> Result<Manifest> {
+    match source {
+        Source::File(path) => Manifest::parse(&engine::measure(runtime()?, &PlainFile::read(path)?, Known::default())?),
+        source => source.manifest(),
     }
 }
 

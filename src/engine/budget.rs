@@ -16,7 +16,12 @@ const SPARE: usize = 32;
 /// Smallest core of a tile that is worth its halo, in input pixels along a side.
 const SMALLEST_CORE: usize = 32;
 
-/// Cuts frames of the padded size `size` into tiles if runs of `count` frames would need more than `limit` bytes, with
+/// How frames of the padded size `size` are cut where nothing limits the memory: only if the graph takes no frames as large.
+pub(super) fn unlimited(manifest: &Manifest, size: Size) -> Option<Tiling> {
+    manifest.fixed().filter(|fixed| *fixed != size).map(Tiling::Fixed)
+}
+
+/// Cuts frames of the padded size `size` into tiles if windows of `window` frames would need more than `limit` bytes, with
 /// `callers` bytes that the caller needs.
 ///
 /// # Errors
@@ -24,7 +29,7 @@ const SMALLEST_CORE: usize = 32;
 pub(super) fn plan(
     manifest: &Manifest,
     size: Size,
-    count: usize,
+    window: usize,
     limit: u64,
     callers: usize,
 ) -> Result<Option<Tiling>, Error> {
@@ -37,14 +42,22 @@ pub(super) fn plan(
     let limit_bytes = usize::try_from(limit).unwrap_or(usize::MAX);
     let usable = limit_bytes - limit_bytes / SPARE;
     let pixels = size.width * size.height;
+    let count = manifest.frames_a_run(window);
     let working = manifest.geometry.memory * count;
+    // A plain network's frames wait as long as others still see them.
+    let waiting = if manifest.is_plain() { window + manifest.time.look_back } else { count };
     let (state, latent) = (state_per_pixel(manifest), latent_per_pixel(manifest));
-    let held = BASE + callers + pixels * frames_per_pixel(manifest, count);
+    let held = BASE + callers + pixels * frames_per_pixel(manifest, waiting);
     if working == 0 {
         return Err(too_little(
             held,
             "the model's manifest has no `geometry.memory`, so it cannot be kept within a limit",
         ));
+    }
+    let reason = "raise `max-memory`, or make the frames smaller";
+    if let Some(fixed) = manifest.fixed() {
+        let needed = held + fixed.width * fixed.height * working;
+        return if needed <= usable { Ok(unlimited(manifest, size)) } else { Err(too_little(needed, reason)) };
     }
     if held + pixels * (latent + 2 * state + working) <= usable {
         return Ok(None);
@@ -59,12 +72,11 @@ pub(super) fn plan(
         let waiting = rows * size.width * side + (rows + 1) * side * side;
         held + waiting.min(pixels) * state / 2 + (side + 2 * halo).pow(2) * working
     };
-    let smallest = SMALLEST_CORE.next_multiple_of(multiple);
+    let smallest = SMALLEST_CORE.max(manifest.geometry.minimum).next_multiple_of(multiple);
     let largest = size.width.max(size.height);
     let side = (smallest..=largest).step_by(multiple).take_while(|side| needed(*side) <= usable).last();
-    let reason = "raise `max-memory`, or make the frames smaller";
     let side = side.ok_or_else(|| too_little(needed(smallest), reason))?;
-    Ok(Some(Tiling { side, multiple }))
+    Ok(Some(Tiling::Limited { side, multiple }))
 }
 
 /// Bytes per input pixel of recurrent state in single precision.
@@ -91,10 +103,11 @@ fn frames_per_pixel(manifest: &Manifest, count: usize) -> usize {
 /// say how far it sees.
 pub(super) fn step_down(manifest: &Manifest, size: Size, tiling: Option<Tiling>) -> Option<Tiling> {
     let multiple = manifest.geometry.multiple;
-    let tileable = manifest.stages().all(|(_, stage)| stage.halo.is_some());
-    let side = tiling.map_or(size.width.max(size.height), |tiling| tiling.side);
+    let tileable = manifest.fixed().is_none() && manifest.stages().all(|(_, stage)| stage.halo.is_some());
+    let side = tiling.map_or(size.width.max(size.height), Tiling::side);
     let next = (side / 2).next_multiple_of(multiple);
-    (tileable && next >= SMALLEST_CORE && next < side).then_some(Tiling { side: next, multiple })
+    let smallest = SMALLEST_CORE.max(manifest.geometry.minimum);
+    (tileable && next >= smallest && next < side).then_some(Tiling::Limited { side: next, multiple })
 }
 
 #[cfg(test)]
@@ -116,14 +129,14 @@ mod tests {
 
     #[test]
     fn tiles_get_smaller_with_the_limit() {
-        let side = |limit| plan(&compact_s(), HD, 1, limit, 0).unwrap().unwrap().side;
+        let side = |limit| plan(&compact_s(), HD, 1, limit, 0).unwrap().unwrap().side();
         assert!(side(2 << 30) > side(3 << 29));
         assert!(side(3 << 29).is_multiple_of(8));
     }
 
     #[test]
     fn what_the_caller_needs_makes_tiles_smaller() {
-        let side = |callers| plan(&compact_s(), HD, 1, 2 << 30, callers).unwrap().unwrap().side;
+        let side = |callers| plan(&compact_s(), HD, 1, 2 << 30, callers).unwrap().unwrap().side();
         assert!(side(200 << 20) < side(0));
     }
 
@@ -131,7 +144,7 @@ mod tests {
     fn ultra_high_definition_fits_two_gigabytes() {
         let size = Size { width: 3840, height: 2160 };
         let frame = size.scaled(4).rgb_bytes();
-        let side = plan(&compact_s(), size, 1, 2_000_000_000, frame).unwrap().unwrap().side;
+        let side = plan(&compact_s(), size, 1, 2_000_000_000, frame).unwrap().unwrap().side();
         assert!((64..512).contains(&side), "{side}");
     }
 

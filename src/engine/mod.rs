@@ -12,8 +12,10 @@ mod cache;
 mod cpu;
 mod device;
 mod error;
+mod measure;
 mod model;
 mod nvidia;
+mod plain;
 mod runtime;
 mod sizes;
 mod stage;
@@ -37,6 +39,7 @@ use ort::environment::Environment;
 pub use cpu::Cpu;
 pub use device::{Device, Precision, Provider};
 pub use error::Error;
+pub use measure::Known;
 pub use model::Timings;
 pub use nvidia::models as gpu_models;
 pub use runtime::{Log, Runtime, Severity, load as load_runtime};
@@ -53,7 +56,7 @@ use self::{
 };
 use crate::{
     frames::Size,
-    model::{Manifest, Package, Source},
+    model::{Manifest, Package, PlainFile, Source},
     sync::lock,
 };
 
@@ -189,12 +192,12 @@ impl Engine {
 
     /// The size to which frames of `size` must be padded.
     pub fn padded(&self, size: Size) -> Size {
-        size.padded(self.manifest().geometry.multiple)
+        self.manifest().padded(size)
     }
 
-    /// Whether the model carries state from frame to frame.
-    fn is_recurrent(&self) -> bool {
-        self.manifest().stages().any(|(_, stage)| !stage.state.is_empty())
+    /// The size that a model gets of frames that are padded to `padded`, where no limit of memory makes tiles of them.
+    fn size_of_runs(&self, padded: Size) -> Size {
+        self.manifest().fixed().unwrap_or(padded)
     }
 
     /// Makes a model for frames of `size` now and keeps what was compiled for the next process, if the device compiles
@@ -205,7 +208,7 @@ impl Engine {
     pub fn prewarm(&self, size: Size) -> Result<Duration, Error> {
         let begin = Instant::now();
         if self.device().compiles() {
-            let (recipe, size) = (Arc::clone(&self.about().recipe), self.padded(size));
+            let (recipe, size) = (Arc::clone(&self.about().recipe), self.size_of_runs(self.padded(size)));
             self.worker.call(&Arc::default(), move |_, _| recipe.build(size, || true).map(drop))?;
         }
         Ok(begin.elapsed())
@@ -245,10 +248,26 @@ impl Engine {
     }
 }
 
+/// Gives the manifest that a plain ONNX file would have, as text: measured on the CPU at the first call, kept in the user's cache
+/// folder.
+///
+/// # Errors
+/// If the file is no plain network: what was expected, what it is, and what to do.
+pub fn measure(runtime: &Runtime, file: &PlainFile, known: Known) -> Result<String, Error> {
+    measure::manifest(&runtime.environment, file, known, &Ticket::default())
+}
+
 impl Key {
     /// Loads the package on the first of the providers in question that works.
     fn load(&self, runtime: &'static Runtime, ticket: &Ticket) -> Result<(Model, About), Error> {
-        let package = self.source.load().map_err(Error::Model)?;
+        let package = match &self.source {
+            Source::File(path) => {
+                let file = PlainFile::read(path).map_err(Error::Model)?;
+                let manifest = measure::manifest(&runtime.environment, &file, Known::default(), ticket)?;
+                file.package(&manifest).map_err(Error::Model)?
+            }
+            source => source.load().map_err(Error::Model)?,
+        };
         let providers = self.provider.as_ref().map_or(&Provider::AUTO[..], std::slice::from_ref);
         let mut refused = Vec::new();
         for provider in providers {

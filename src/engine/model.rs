@@ -39,6 +39,8 @@ pub(super) struct Model {
     /// Where frames enter and leave, and where tiles are cut and merged.
     host: MemoryInfo<'static>,
     scale: usize,
+    /// Frames before and after a frame that a plain network sees with it.
+    context: [usize; 2],
 }
 
 /// Time spent in each stage.
@@ -91,9 +93,12 @@ impl Model {
         for graph in &package.graphs {
             let before = model.stages.last();
             let stage = Stage::load(environment, device, graph, before, &HashMap::new(), None, ticket)?;
+            if let Some(Err(detail)) = stage.plain.as_ref().map(|plain| plain.check(&package.manifest)) {
+                return Err(Error::Signature { stage: graph.kind, file: graph.manifest.file.clone(), detail });
+            }
             model.stages.push(stage);
         }
-        let (size, count) = (smallest(&package.manifest), package.manifest.time.minimum);
+        let (size, count) = (smallest(&package.manifest), model.frames_at_once(package.manifest.time.minimum));
         let frames = grey(count, size).map_err(|err| Error::run(model.stages[0].kind, size, &err))?;
         let mut state = model.blank(size)?;
         model.run(&frames, size, &mut state, None, None, ticket)?;
@@ -117,7 +122,8 @@ impl Model {
     ) -> Result<Self, Error> {
         let ticket = Ticket::default();
         let mut model = Self::empty(device, package)?;
-        let frames = grey(1, size).map_err(|err| Error::run(package.graphs[0].kind, size, &err))?;
+        let frames = grey(model.frames_at_once(1), size);
+        let frames = frames.map_err(|err| Error::run(package.graphs[0].kind, size, &err))?;
         let mut latent: Option<DynValue> = None;
         for (graph, names) in package.graphs.iter().zip(names) {
             if !is_wanted() {
@@ -131,7 +137,7 @@ impl Model {
             let states = states.iter_mut().map(|state| state.whole().map(|value| &*value));
             let states = states.collect::<ort::Result<Vec<_>>>().map_err(failed)?;
             let inputs = Inputs { frames: &frames, latent: latent.as_ref(), states: &states };
-            let lengths = lengths(names, before, &graph.manifest.state, &inputs);
+            let lengths = lengths(names, before, &graph.manifest, &inputs);
             let mut stage = Stage::load(environment, device, graph, before, &lengths, cache, &ticket)?;
             let outputs = stage.run(&inputs, Target::Tensor(&model.memory), &model.memory, &ticket);
             latent = outputs.map_err(failed)?.into_iter().next();
@@ -142,7 +148,14 @@ impl Model {
 
     fn empty(device: Device, package: &Package) -> Result<Self, Error> {
         let scale = package.manifest.geometry.scale;
-        Ok(Self { stages: Vec::new(), device, memory: device.memory()?, host: host_memory()?, scale })
+        let time = package.manifest.time;
+        let context = if package.manifest.is_plain() { [time.look_back, time.look_ahead] } else { [0, 0] };
+        Ok(Self { stages: Vec::new(), device, memory: device.memory()?, host: host_memory()?, scale, context })
+    }
+
+    /// Frames in a run where so many would be upscaled together; a plain network makes one out of those that it sees.
+    fn frames_at_once(&self, together: usize) -> usize {
+        self.context.iter().sum::<usize>() + together
     }
 
     /// The free axes of every graph.
@@ -150,9 +163,16 @@ impl Model {
         self.stages.iter().map(Stage::axis_names).collect()
     }
 
-    /// Whether any stage carries state from frame to frame.
-    pub(super) fn is_recurrent(&self) -> bool {
-        self.stages.iter().any(|stage| !stage.states.is_empty())
+    /// Whether a run upscales one frame: with state, or as a plain network.
+    pub(super) fn is_frame_by_frame(&self) -> bool {
+        self.stages.iter().any(|stage| !stage.states.is_empty() || stage.plain.is_some())
+    }
+
+    /// Where in a window of `length` frames those are that the model sees for frame `index`: that one, unless it is a plain
+    /// network that sees more, for which the window's ends are repeated.
+    pub(super) fn seen(&self, index: usize, length: usize) -> impl Iterator<Item = usize> {
+        let [before, after] = self.context;
+        (0..=before + after).map(move |n| (index + n).saturating_sub(before).min(length - 1))
     }
 
     /// Recurrent state of a stream that begins, for frames of the padded size `size`.
@@ -163,8 +183,8 @@ impl Model {
         RecurrentState::blank(&self.stages, size).map_err(|err| Error::run(StageKind::Decoder, size, &err))
     }
 
-    /// Runs all stages on `frames`, `[T, H, W, 3]` of the padded size `size`; where there is recurrent state, T is 1. Writes
-    /// RGB rows without gaps, `scale` times the size, into `target`; without one it gives them as a tensor
+    /// Runs all stages on `frames`, `[T, H, W, 3]` of the padded size `size`; where there is recurrent state, T is 1, and of a
+    /// plain network's frames one comes out. Writes RGB rows without gaps, `scale` times the size, into `target`; without one it gives them as a tensor
     /// `[T, scale H, scale W, 3]` in host memory. The state advances when all stages are through, so that a frame that fails
     /// can be tried again; in tiles it advances on the way.
     ///
@@ -214,7 +234,8 @@ impl Model {
                 outputs.pop()
             };
             if kind == StageKind::Decoder && !has_target {
-                let expected = [frames.shape()[0] as usize, size_hr.height, size_hr.width, RGB].map(|axis| axis as i64);
+                let count = if stage.plain.is_some() { 1 } else { frames.shape()[0] as usize };
+                let expected = [count, size_hr.height, size_hr.width, RGB].map(|axis| axis as i64);
                 let got = latent.as_ref().map_or(&[][..], |frames| &**frames.shape());
                 same_shape("frames_hr", &expected, got).map_err(failed)?;
             }
@@ -239,8 +260,7 @@ pub(super) fn tensor<F: AsRef<[u8]>>(frames: &[F], size: Size) -> ort::Result<Dy
 
 /// Size of the frames that show whether a model runs.
 pub(super) fn smallest(manifest: &Manifest) -> Size {
-    let side = manifest.geometry.multiple.max(16).next_multiple_of(manifest.geometry.multiple);
-    Size { width: side, height: side }
+    manifest.fixed().unwrap_or_else(|| manifest.padded(Size { width: 16, height: 16 }))
 }
 
 fn grey(count: usize, size: Size) -> ort::Result<DynValue> {

@@ -6,13 +6,18 @@ use ort::{
     environment::Environment,
     memory::MemoryInfo,
     session::{RunOptions, Session},
-    value::{DynValue, TensorElementType, TensorRefMut, ValueType},
+    value::{DynValue, Tensor, TensorElementType, TensorRefMut, ValueType},
 };
 
-use super::{device::Device, error::Error, worker::Ticket};
+use super::{
+    device::Device,
+    error::Error,
+    plain::{self, Plain},
+    worker::Ticket,
+};
 use crate::{
-    frames::{RGB, Size},
-    model::{Graph, StageKind, StateManifest},
+    frames::{RGB, Size, filled},
+    model::{Graph, StageKind, StageManifest, StateManifest},
     tiling::Layout,
 };
 
@@ -26,8 +31,10 @@ const DENOISED: &str = "denoised";
 pub(super) struct Stage {
     pub(super) kind: StageKind,
     pub(super) states: Vec<StateManifest>,
-    /// How far the stage sees, in input pixels.
-    pub(super) halo: usize,
+    /// How far the stage sees, in input pixels; `None` if nobody knows.
+    pub(super) halo: Option<usize>,
+    /// What the graph takes if it is a plain network, in the place of the contract's.
+    pub(super) plain: Option<Plain>,
     session: Session,
     /// Name of the latent that the stage takes; none for the first stage.
     latent: Option<&'static str>,
@@ -89,10 +96,11 @@ impl Stage {
             Error::Graph { stage: kind, file: file.clone(), reason: err.to_string() }
         })?;
         let latent = before.map(|stage| stage.output);
-        let stage = Self {
+        let mut stage = Self {
             kind,
             states: graph.manifest.state.clone(),
-            halo: graph.manifest.halo.unwrap_or(0),
+            halo: graph.manifest.halo,
+            plain: None,
             takes_frames: latent.is_none() || session.inputs().iter().any(|input| input.name() == FRAMES),
             session,
             latent,
@@ -102,7 +110,11 @@ impl Stage {
                 StageKind::Decoder => FRAMES_HR,
             },
         };
-        stage.check().map_err(|detail| Error::Signature { stage: kind, file, detail })?;
+        let checked = match graph.manifest.range {
+            Some(white) => Plain::of(&stage.session, white).map(|plain| stage.plain = Some(plain)),
+            None => stage.check(),
+        };
+        checked.map_err(|detail| Error::Signature { stage: kind, file, detail })?;
         Ok(stage)
     }
 
@@ -167,6 +179,9 @@ impl Stage {
         memory: &MemoryInfo<'static>,
         ticket: &Ticket,
     ) -> ort::Result<Vec<DynValue>> {
+        if let Some(plain) = self.plain.clone() {
+            return self.run_plain(&plain, inputs.frames, target, ticket);
+        }
         // A binding that is used again would hand out the same output memory again, while the state of the frame
         // before still lies in it.
         let mut binding = self.session.create_binding()?;
@@ -204,14 +219,55 @@ impl Stage {
         )?;
         Ok(names.into_iter().filter_map(|name| outputs.remove(name)).collect())
     }
+
+    /// Runs a plain network on the frames that it sees at once; gives the one that it makes, unless that lies in the caller's
+    /// memory.
+    fn run_plain(
+        &mut self,
+        plain: &Plain,
+        frames: &DynValue,
+        target: Target,
+        ticket: &Ticket,
+    ) -> ort::Result<Vec<DynValue>> {
+        let made = self.infer(&plain.planes(frames)?, ticket)?;
+        let size = plain.size_of(made.shape())?;
+        match target {
+            Target::Frame(pixels, wanted) => {
+                let axes = |size: Size| [size.height as i64, size.width as i64];
+                same_shape(&plain.output, &axes(wanted), &axes(size))?;
+                plain.write(&made, pixels)?;
+                Ok(Vec::new())
+            }
+            Target::Tensor(_) => {
+                let mut pixels = filled(0, size.rgb_bytes()).map_err(ort::Error::wrap)?;
+                plain.write(&made, &mut pixels)?;
+                Ok(vec![Tensor::from_array(([1, size.height, size.width, RGB], pixels))?.into_dyn()])
+            }
+        }
+    }
+
+    /// Runs a plain network on what it takes; gives what it makes, in host memory.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub(super) fn infer(&mut self, planes: &DynValue, ticket: &Ticket) -> ort::Result<DynValue> {
+        let options = Arc::new(RunOptions::new()?);
+        let interrupt = Arc::clone(&options);
+        let session = &mut self.session;
+        let outputs = ticket.interruptible(
+            move || drop(interrupt.terminate()),
+            || session.run_with_options(ort::inputs![planes.view()], &options),
+        )?;
+        Ok(outputs.into_iter().next().expect("a plain network has an output").1)
+    }
 }
 
-/// What the named axes of a graph measure for these inputs, which go to the stage behind `before`. A name that would need two
-/// lengths is left free.
+/// What the named axes of a graph measure for these inputs, which go to the stage behind `before`, or to a plain network. A
+/// name that would need two lengths is left free.
 pub(super) fn lengths<'a>(
     names: &'a AxisNames,
     before: Option<&Stage>,
-    states: &[StateManifest],
+    StageManifest { state: states, range, .. }: &StageManifest,
     inputs: &Inputs,
 ) -> HashMap<&'a str, i64> {
     let latent = before.map(|stage| stage.output);
@@ -223,7 +279,11 @@ pub(super) fn lengths<'a>(
             name if latent == Some(name) => inputs.latent,
             _ => state,
         };
-        for (name, length) in names.iter().zip(value.map_or(&[][..], |value| &**value.shape())) {
+        let shape = match range {
+            Some(_) => plain::shape_of(names.len(), inputs.frames.shape()),
+            None => value.map_or(Vec::new(), |value| value.shape().to_vec()),
+        };
+        for (name, length) in names.iter().zip(&shape) {
             let known = lengths.entry(name).or_insert(Some(*length));
             *known = known.filter(|known| known == length);
         }

@@ -41,7 +41,7 @@ pub struct Stream {
 struct InFlight {
     /// `keep` begins with the next frame; `first` is whether that begins a sequence.
     window: Frames,
-    /// All frames of the window, from a model without recurrent state.
+    /// All frames of the window, from a model that upscales them together.
     upscaled: Option<DynValue>,
 }
 
@@ -71,22 +71,21 @@ impl Stream {
         callers: usize,
         notify: impl Fn(Build) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
-        let count = if engine.is_recurrent() { 1 } else { window };
         let tiling = match limit {
-            Some(limit) => budget::plan(engine.manifest(), padded, count, limit, callers)?,
-            None => None,
+            Some(limit) => budget::plan(engine.manifest(), padded, window, limit, callers)?,
+            None => budget::unlimited(engine.manifest(), padded),
         };
-        let compiles = tiling.is_none() && engine.device().compiles();
-        let wish = compiles.then(|| Arc::new(Wish { size: padded, notify: Arc::new(notify) }));
+        let compiles = !matches!(tiling, Some(Tiling::Limited { .. })) && engine.device().compiles();
+        let wish = compiles.then(|| Arc::new(Wish { size: engine.size_of_runs(padded), notify: Arc::new(notify) }));
         let stream = Self { engine, size: padded, tiling, wish, state: None, windows: VecDeque::new(), steps_down: 0 };
         stream.check_device()?;
         Ok(stream)
     }
 
-    /// A provider that was named must serve, and tiles are not compiled for.
+    /// A provider that was named must serve, and tiles that a limit of memory makes are not compiled for.
     fn check_device(&self) -> Result<(), Error> {
         let device = self.engine.device();
-        if self.engine.key.provider == Some(Provider::TensorRt) && self.tiling.is_some() {
+        if self.engine.key.provider == Some(Provider::TensorRt) && matches!(self.tiling, Some(Tiling::Limited { .. })) {
             let reason =
                 "frames that are cut into tiles are not compiled for; raise `max-memory`, or take `cuda`".into();
             return Err(Error::Provider { provider: device.provider.name(), reason });
@@ -96,7 +95,7 @@ impl Stream {
 
     /// Side of the tiles that frames are cut into, in input pixels; `None` if they are not.
     pub fn tile(&self) -> Option<usize> {
-        self.tiling.map(|tiling| tiling.side)
+        self.tiling.map(Tiling::side)
     }
 
     /// How often the device ran out of memory, so that frames are now cut into tiles of half the side.
@@ -234,9 +233,10 @@ impl InFlight {
             *state = Some(model.blank(size)?);
         }
         let state = state.as_mut().expect("it was just made");
-        if model.is_recurrent() || frames.len() == 1 {
-            let frame = model::tensor(&[frames[keep.start].as_slice()], size).map_err(failed)?;
-            let (_, timings) = model.run(&frame, size, state, tiling, Some(out), ticket)?;
+        if model.is_frame_by_frame() || frames.len() == 1 {
+            let seen: Vec<_> = model.seen(keep.start, frames.len()).map(|index| frames[index].as_slice()).collect();
+            let seen = model::tensor(&seen, size).map_err(failed)?;
+            let (_, timings) = model.run(&seen, size, state, tiling, Some(out), ticket)?;
             return Ok(timings);
         }
         let mut timings = Timings::default();

@@ -15,16 +15,39 @@ use super::{
 };
 use crate::{
     frames::{Size, filled},
-    tiling::{Rect, Tile, split},
+    tiling::{Rect, Tile, split, split_fixed},
 };
 
 /// How frames are cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tiling {
-    /// Largest side of a tile's core, in pixels of the padded input frame.
-    pub(super) side: usize,
-    /// All edges are multiples of this.
-    pub(super) multiple: usize,
+pub(super) enum Tiling {
+    /// As a limit of memory demands.
+    Limited {
+        /// Largest side of a tile's core, in pixels of the padded input frame.
+        side: usize,
+        /// All edges are multiples of this.
+        multiple: usize,
+    },
+    /// Into tiles of this very size, halo included, the only one that the graph takes.
+    Fixed(Size),
+}
+
+impl Tiling {
+    /// The largest side of a tile, without its halo where it has one around it.
+    pub(super) fn side(self) -> usize {
+        match self {
+            Self::Limited { side, .. } => side,
+            Self::Fixed(size) => size.width.max(size.height),
+        }
+    }
+
+    /// The tiles of a frame of `size` for a stage.
+    fn split(self, size: Size, stage: &Stage) -> Vec<Tile> {
+        match self {
+            Self::Limited { side, multiple } => split(size, side, stage.halo.unwrap_or(0), multiple),
+            Self::Fixed(tile) => split_fixed(size, tile, stage.halo.unwrap_or(usize::MAX)),
+        }
+    }
 }
 
 /// Where an output of the stage is put together.
@@ -54,7 +77,7 @@ pub(super) fn run(
     ticket: &Ticket,
 ) -> ort::Result<Option<DynValue>> {
     let mut output: Option<(Merged, Vec<i64>)> = target.map(|target| (Merged::Target(target), Vec::new()));
-    let tiles = split(size, tiling.side, stage.halo, tiling.multiple);
+    let tiles = tiling.split(size, stage);
     let mut waiting: VecDeque<(Tile, Vec<Vec<f16>>)> = VecDeque::new();
     for (number, tile) in tiles.iter().enumerate() {
         let frames = crop(inputs.frames, size, tile.input)?;

@@ -56,8 +56,8 @@ static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
 /// Duration of a frame whose caps do not say, as in other delaying video elements.
 const UNKNOWN_FRAME_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(40);
 
-/// Scale for caps queries when the model cannot be read, which is an error once the element starts.
-const DEFAULT_SCALE: usize = 4;
+/// Scale for caps queries as long as nobody knows the model's: frames may leave in any size up to that.
+const ANY_SCALE: usize = MAX_SCALE as usize;
 
 /// How long the change to PAUSED waits for the model. One that takes longer is waited for by the streaming thread, which a
 /// change back to NULL can interrupt, and the state change itself cannot.
@@ -71,7 +71,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 #[properties(wrapper_type = super::FastVsr)]
 pub struct FastVsr {
     #[property(name = "model", get = Self::model, set, type = Option<String>, member = model, nick = "Model",
-        blurb = "Model package: a preset's name, or a folder with a model.toml",
+        blurb = "Model: a preset's name, an ONNX file, or a folder with a model.toml",
         default = Some(model::DEFAULT), mutable_ready)]
     #[property(name = "execution-provider", get, set, type = ExecutionProvider, member = execution_provider,
         nick = "Execution provider",
@@ -144,8 +144,16 @@ struct Shared {
 impl FastVsr {
     /// How much larger frames may leave, and whether they must.
     fn scaling(&self) -> (i32, bool) {
-        let chosen = lock(&self.settings).scale();
-        (chosen.unwrap_or_else(|| self.model_scale()) as i32, chosen.is_some())
+        let (chosen, passthrough) = {
+            let settings = lock(&self.settings);
+            (settings.scale(), settings.passthrough)
+        };
+        // What is agreed upon must be what the model makes: one that is still being loaded, and has no manifest that says it, is
+        // waited for as by a frame.
+        let waits = !passthrough && self.obj().sink_pad().is_active();
+        let waited = || waits.then(|| self.open_engine(None).ok().flatten()).flatten();
+        let most = chosen.or_else(|| self.model_scale()).or_else(|| waited().map(|engine| engine.scale()));
+        (most.unwrap_or(ANY_SCALE) as i32, chosen.is_some())
     }
 
     /// What the sink pad takes, best first. The base class would begin with frames that pass in their own size, which are
@@ -165,19 +173,19 @@ impl FastVsr {
     /// Why the scale that is set cannot be had.
     fn scale_refusal(&self) -> Option<String> {
         let scale = lock(&self.settings).scale()?;
-        let most = self.model_scale();
+        let most = self.model_scale()?;
         (!(1..=most).contains(&scale))
             .then(|| format!("expected a scale from 1 to {most}, the model's own, got {scale}"))
     }
 
-    /// The model's scale, also before the model is loaded.
-    fn model_scale(&self) -> usize {
+    /// The model's scale, also before the model is loaded; `None` if it has no manifest that can be read, as a plain file before
+    /// it is loaded.
+    fn model_scale(&self) -> Option<usize> {
         if let Some(engine) = lock(&self.engine).as_ref() {
-            return engine.scale();
+            return Some(engine.scale());
         }
         let model = lock(&self.settings).model();
-        let manifest = Source::find(&model).and_then(|source| source.manifest());
-        manifest.map_or(DEFAULT_SCALE, |manifest| manifest.geometry.scale)
+        Some(Source::find(&model).and_then(|source| source.manifest()).ok()?.geometry.scale)
     }
 
     fn model(&self) -> Option<String> {

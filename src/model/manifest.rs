@@ -4,9 +4,10 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::StageKind;
+use crate::frames::Size;
 
 /// Version of the manifest's format that this build reads.
-const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 1;
 
 /// Largest window, context or padding that a manifest may ask for, in frames or pixels: a typo must not allocate the
 /// machine's memory.
@@ -47,6 +48,11 @@ pub struct Geometry {
     /// Width and height are padded to a multiple of this before the first stage and cropped after the last.
     #[serde(default = "one")]
     pub multiple: usize,
+    /// Shortest side that the graphs take; smaller frames are padded to it.
+    #[serde(default)]
+    pub minimum: usize,
+    /// Width and height of the only frames that the graph takes. Larger ones are cut into tiles of that size, which overlap.
+    pub size: Option<[usize; 2]>,
     /// Working memory of the hungriest stage, in bytes per pixel of the padded input; 0 = unknown, and the model cannot
     /// be kept within a limit.
     #[serde(default)]
@@ -100,6 +106,8 @@ pub struct StageManifest {
     pub data: Vec<FileManifest>,
     /// How far the stage sees around a pixel, in input pixels: what a tile needs around its core.
     pub halo: Option<usize>,
+    /// White in a plain network's frames, 1 or 255: floats `[1, 3, H, W]`, RGB, that go in and come out.
+    pub range: Option<u8>,
     /// Recurrent state: the stage then runs once per frame instead of once per window.
     #[serde(default)]
     pub state: Vec<StateManifest>,
@@ -157,15 +165,58 @@ impl Manifest {
         .flatten()
     }
 
+    /// The size to which frames of `size` must be padded.
+    pub fn padded(&self, size: Size) -> Size {
+        let Geometry { multiple, minimum, .. } = self.geometry;
+        let fixed = self.fixed().unwrap_or(Size { width: minimum, height: minimum });
+        let (width, height) = (size.width.max(fixed.width), size.height.max(fixed.height));
+        Size { width, height }.padded(multiple)
+    }
+
+    /// The only size of frames that the graph takes; `None` if it takes any.
+    pub fn fixed(&self) -> Option<Size> {
+        self.geometry.size.map(|[width, height]| Size { width, height })
+    }
+
+    /// Whether the model is a plain network: one graph, floats in and out, that makes one frame at a time out of
+    /// [`Self::frames_seen`].
+    pub fn is_plain(&self) -> bool {
+        self.stages.decoder.range.is_some()
+    }
+
+    /// Frames in a run of a window of `window` frames: one where there is recurrent state or the model is a plain network.
+    pub fn frames_a_run(&self, window: usize) -> usize {
+        let is_recurrent = self.stages().any(|(_, stage)| !stage.state.is_empty());
+        if is_recurrent || self.is_plain() { 1 } else { window }
+    }
+
+    /// Frames that a plain network sees for each that it makes.
+    pub fn frames_seen(&self) -> usize {
+        self.time.look_back + 1 + self.time.look_ahead
+    }
+
     fn validate(&self) -> Result<()> {
         ensure!(self.format == FORMAT, "format: expected {FORMAT}, got {}", self.format);
-        let Geometry { scale, multiple, .. } = self.geometry;
-        range("geometry.scale", scale, 2, 16)?;
+        let Geometry { scale, multiple, minimum, size, .. } = self.geometry;
+        range("geometry.scale", scale, 1, 16)?;
         range("geometry.multiple", multiple, 1, MAX)?;
+        range("geometry.minimum", minimum, 0, MAX)?;
+        ensure!(
+            minimum.is_multiple_of(multiple),
+            "geometry.minimum: expected a multiple of geometry.multiple ({multiple}), got {minimum}"
+        );
+        for side in size.into_iter().flatten() {
+            // Tiles that overlap by a quarter must move on.
+            range("geometry.size", side, 4, 1 << 14)?;
+            ensure!(
+                self.is_plain() && multiple == 1 && minimum == 0,
+                "geometry.size: expected a plain network (stages.decoder.range), and no multiple or minimum beside it"
+            );
+        }
 
-        let Time { window, minimum, multiple: step, first_extra, look_back, look_ahead } = self.time;
+        let Time { window, minimum: minimum_frames, multiple: step, first_extra, look_back, look_ahead } = self.time;
         range("time.window", window, 1, MAX)?;
-        range("time.minimum", minimum, 1, MAX)?;
+        range("time.minimum", minimum_frames, 1, MAX)?;
         range("time.multiple", step, 1, MAX)?;
         range("time.first-extra", first_extra, 0, MAX)?;
         range("time.look-back", look_back, 0, MAX)?;
@@ -178,8 +229,19 @@ impl Manifest {
         range("geometry.memory", self.geometry.memory, 0, 1 << 20)?;
         for (kind, stage) in self.stages() {
             range(&format!("stages.{kind}.halo"), stage.halo.unwrap_or(0), 0, MAX)?;
+            if let Some(white) = stage.range {
+                ensure!(matches!(white, 1 | 255), "stages.{kind}.range: expected 1 or 255, got {white}");
+                ensure!(
+                    self.stages().count() == 1 && stage.state.is_empty() && stage.int8.is_none(),
+                    "stages.{kind}.range: expected a decoder alone, without state or int8"
+                );
+                ensure!(
+                    window == 1 && minimum_frames == 1 && step == 1 && first_extra == 0,
+                    "time: expected look-back and look-ahead alone in a model with stages.{kind}.range"
+                );
+            }
             ensure!(
-                self.geometry.memory == 0 || stage.halo.is_some(),
+                self.geometry.memory == 0 || stage.halo.is_some() || size.is_some(),
                 "stages.{kind}: expected a halo, as geometry.memory is given"
             );
             for state in &stage.state {
@@ -192,7 +254,7 @@ impl Manifest {
                     state.stride
                 );
                 ensure!(
-                    look_back == 0 && look_ahead == 0 && first_extra == 0 && minimum == 1 && step == 1,
+                    look_back == 0 && look_ahead == 0 && first_extra == 0 && minimum_frames == 1 && step == 1,
                     "time: expected no look-back, look-ahead, first-extra, minimum or multiple in a model with \
                      recurrent state (stages.{kind} has `{}`)",
                     state.input
@@ -257,13 +319,58 @@ mod tests {
     #[test]
     fn mistakes_say_expected_and_got() {
         refused("format = 1", "format = 2", "format: expected 1, got 2");
-        refused("scale = 4", "scale = 0", "geometry.scale: expected 2 to 16, got 0");
+        refused("scale = 4", "scale = 0", "geometry.scale: expected 1 to 16, got 0");
+        refused("multiple = 8", "multiple = 8\nminimum = 12", "expected a multiple of geometry.multiple (8), got 12");
+        refused("multiple = 8", "multiple = 8\nsize = [64, 64]", "geometry.size: expected a plain network");
         refused("window = 4", "window = 5000", "time.window: expected 1 to 1024, got 5000");
         refused("stride = 4", "stride = 3", "expected a divisor of geometry.multiple (8), got 3");
         refused("window = 4", "window = 4\nlook-ahead = 2", "expected no look-back");
         refused("window = 4", "windows = 4", "unknown field `windows`");
         refused("[stages.decoder]", "[stages.decoders]", "unknown field `decoders`");
         refused("multiple = 8", "multiple = 8\nmemory = 2000", "stages.encoder: expected a halo");
+    }
+
+    const PLAIN: &str = r#"
+        format = 1
+        name = "plain"
+        version = "1.0.0"
+        license = "MIT"
+        description = "a plain network"
+        [geometry]
+        scale = 1
+        [time]
+        look-back = 2
+        [stages.decoder]
+        file = "decoder.onnx"
+        sha256 = "00"
+        range = 255
+    "#;
+
+    #[test]
+    fn a_plain_network_stands_alone() {
+        assert_eq!(Manifest::parse(PLAIN).unwrap().frames_seen(), 3);
+        assert!(!Manifest::parse(GOOD).unwrap().is_plain());
+        let refused = |from: &str, to: &str, expected: &str| {
+            let message = format!("{:#}", Manifest::parse(&PLAIN.replace(from, to)).unwrap_err());
+            assert!(message.contains(expected), "{message}");
+        };
+        refused("range = 255", "range = 2", "expected 1 or 255, got 2");
+        refused("look-back = 2", "window = 2", "time: expected look-back and look-ahead alone");
+        refused("scale = 1", "scale = 1\nsize = [64, 2]", "geometry.size: expected 4 to 16384, got 2");
+        refused("scale = 1", "scale = 1\nmultiple = 2\nsize = [64, 64]", "no multiple or minimum beside it");
+        refused("range = 255", "range = 1\n[stages.encoder]\nfile = \"e\"\nsha256 = \"\"", "a decoder alone");
+    }
+
+    #[test]
+    fn frames_are_padded_to_what_the_graphs_take() {
+        let padded = |geometry: &str, width: usize, height: usize| {
+            let text = PLAIN.replace("scale = 1", &format!("scale = 1\n{geometry}"));
+            let Size { width, height } = Manifest::parse(&text).unwrap().padded(Size { width, height });
+            (width, height)
+        };
+        assert_eq!(padded("", 1, 7), (1, 7));
+        assert_eq!(padded("multiple = 3\nminimum = 6", 1, 7), (6, 9));
+        assert_eq!(padded("size = [64, 48]", 1, 100), (64, 100));
     }
 
     #[test]

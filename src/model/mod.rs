@@ -1,4 +1,5 @@
-//! Owns the model package: a folder with a manifest (`model.toml`) and one ONNX graph per stage.
+//! Owns the model package: a folder with a manifest (`model.toml`) and one ONNX graph per stage; and plain ONNX files, which
+//! become packages once the engine has measured what a manifest says.
 //!
 //! A package is read completely before it is used: the manifest is validated, every file is read once and its bytes are
 //! checked against their SHA-256, and nothing outside the package's folder is opened. What was hashed is what runs. What the
@@ -6,6 +7,7 @@
 
 mod embedded;
 mod manifest;
+mod plain;
 
 use std::{
     borrow::Cow,
@@ -19,6 +21,7 @@ use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
 pub use manifest::{Geometry, Manifest, StageManifest, StateManifest, Time};
+pub use plain::PlainFile;
 
 use crate::folders;
 
@@ -71,11 +74,48 @@ pub struct Package {
 }
 
 impl Package {
+    /// Reads a package's folder and writes what its manifest names, the manifest, and the card into another.
+    ///
+    /// # Errors
+    /// If a file is not what the manifest says, or cannot be written.
+    pub fn copy(from: &Path, to: &Path) -> Result<()> {
+        let from = from.canonicalize()?;
+        let package = Source::Folder(from.clone()).load()?;
+        let write = |name: &str, bytes: &[u8]| {
+            let path = to.join(name);
+            path.parent().map_or(Ok(()), fs::create_dir_all)?;
+            fs::write(&path, bytes).with_context(|| format!("cannot write `{}`", path.display()))
+        };
+        for Graph { manifest, bytes, int8, data, .. } in &package.graphs {
+            write(&manifest.file, bytes)?;
+            if let (Some(int8), Some(bytes)) = (&manifest.int8, int8) {
+                write(&int8.file, bytes)?;
+            }
+            data.iter().try_for_each(|(name, bytes)| write(name, bytes))?;
+        }
+        if from.join(CARD).exists() {
+            write(CARD, &read_inside(&from, CARD)?)?;
+        }
+        write(MANIFEST, &read_inside(&from, MANIFEST)?)
+    }
+
     /// Whether any stage can also work in 8-bit integers.
     pub fn has_int8(&self) -> bool {
         self.graphs.iter().any(|graph| graph.int8.is_some())
     }
 }
+
+/// File that makes a folder a package.
+pub const MANIFEST: &str = "model.toml";
+
+/// File in a package that people read.
+pub const CARD: &str = "README.md";
+
+/// Where packages lie in a folder of data.
+const INSTALLED: &str = "fastvsr/models";
+
+/// Ending of the names of plain ONNX files.
+const ONNX: &str = ".onnx";
 
 /// Largest manifest, in bytes: it is a page of text.
 const MAX_MANIFEST: u64 = 1 << 20;
@@ -90,11 +130,13 @@ pub enum Source {
     Embedded,
     /// A folder, made canonical.
     Folder(PathBuf),
+    /// An ONNX file without a manifest, made canonical.
+    File(PathBuf),
 }
 
 impl Source {
-    /// Finds what the user means by `name`: a folder (anything with a `/`, or an existing one), the embedded package,
-    /// or a package of that name in [`search_path`].
+    /// Finds what the user means by `name`: a file that ends in `.onnx`, a folder (anything with a `/`, or an existing one),
+    /// the embedded package, or a package of that name in [`search_path`].
     ///
     /// # Errors
     /// Says which places were searched.
@@ -102,14 +144,19 @@ impl Source {
         if name == embedded::NAME {
             return Ok(Self::Embedded);
         }
+        if name.ends_with(ONNX) && !Path::new(name).is_dir() {
+            let expected = || format!("no model `{name}`: expected an ONNX file");
+            return Ok(Self::File(Path::new(name).canonicalize().with_context(expected)?));
+        }
         let folder = if name.contains('/') || Path::new(name).is_dir() {
             PathBuf::from(name)
         } else {
             let searched = search_path();
-            match searched.iter().map(|dir| dir.join(name)).find(|dir| dir.join("model.toml").is_file()) {
+            match searched.iter().map(|dir| dir.join(name)).find(|dir| dir.join(MANIFEST).is_file()) {
                 Some(folder) => folder,
                 None => bail!(
-                    "no model named `{name}`: expected the embedded `{}`, a folder with a model.toml, or a package in {}",
+                    "no model named `{name}`: expected the embedded `{}`, an ONNX file, a folder with a model.toml, or a \
+                     package in {}",
                     embedded::NAME,
                     searched.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", ")
                 ),
@@ -122,17 +169,21 @@ impl Source {
     }
 
     /// Reads and validates the manifest alone; cheap enough for a caps query.
+    ///
+    /// # Errors
+    /// If there is none that is valid. A plain file has none before the engine has measured it.
     pub fn manifest(&self) -> Result<Manifest> {
         match self {
             Self::Embedded => Manifest::parse(embedded::MANIFEST).context("the embedded model's manifest"),
             Self::Folder(folder) => {
-                let path = folder.join("model.toml");
+                let path = folder.join(MANIFEST);
                 let read = read(&path, MAX_MANIFEST).and_then(|bytes| Ok(String::from_utf8(bytes)?));
                 let text = read.with_context(|| {
                     format!("cannot read `{}`: expected a model package's manifest", path.display())
                 })?;
                 Manifest::parse(&text).with_context(|| format!("in `{}`", path.display()))
             }
+            Self::File(path) => bail!("`{}` has no manifest before it is measured", path.display()),
         }
     }
 
@@ -144,6 +195,7 @@ impl Source {
                 let bytes = match self {
                     Self::Embedded => Cow::Borrowed(embedded::file(file)?),
                     Self::Folder(folder) => Cow::Owned(read_inside(folder, file)?),
+                    Self::File(_) => unreachable!("it has no manifest"),
                 };
                 check_hash(file, sha256, &bytes)?;
                 Ok::<_, anyhow::Error>(bytes)
@@ -167,10 +219,14 @@ impl Source {
 
 /// Folders that are searched for packages by name: `$FASTVSR_MODEL_PATH`, then `fastvsr/models` in the XDG data folders.
 pub fn search_path() -> Vec<PathBuf> {
-    let user = folders::of_user("XDG_DATA_HOME", ".local/share");
-    let system = folders::list("XDG_DATA_DIRS", "/usr/local/share:/usr/share");
-    let installed = user.into_iter().chain(system).map(|folder| folder.join("fastvsr/models"));
+    let system = folders::list("XDG_DATA_DIRS", "/usr/local/share:/usr/share").into_iter();
+    let installed = user_folder().into_iter().chain(system.map(|folder| folder.join(INSTALLED)));
     folders::list("FASTVSR_MODEL_PATH", "").into_iter().chain(installed).collect()
+}
+
+/// The user's folder among them; `None` without a home.
+pub fn user_folder() -> Option<PathBuf> {
+    folders::of_user("XDG_DATA_HOME", ".local/share").map(|folder| folder.join(INSTALLED))
 }
 
 /// Reads a file of a package.
@@ -213,8 +269,12 @@ fn inside(folder: &Path, file: &str) -> Result<PathBuf> {
     Ok(real)
 }
 
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn check_hash(file: &str, expected: &str, bytes: &[u8]) -> Result<()> {
-    let got = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let got = sha256(bytes);
     ensure!(
         got.eq_ignore_ascii_case(expected),
         "file `{file}` is not what the manifest describes: expected SHA-256 {expected}, got {got}; \

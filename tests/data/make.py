@@ -338,7 +338,149 @@ def unlisted():
     package("unlisted", [as_float(), add, *nodes], [*constants, weight])
 
 
+def enlarged(source, scale, target="made"):
+    """Every pixel of planes `scale` times as large."""
+    resize = h.make_node(
+        "Resize",
+        [source, "", "scales"],
+        [target],
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+    return [resize], [const("scales", [1.0, 1.0, float(scale), float(scale)])]
+
+
+def plain(name, nodes, constants, axes=(1, 3, "H", "W"), made=(1, 3, "Hs", "Ws"), kind=T.FLOAT, more=(), outputs=None):
+    """Writes a network as others export theirs: floats in planes, from `input` to `output`."""
+    inputs = [h.make_tensor_value_info("input", kind, axes), *more]
+    outputs = outputs or [h.make_tensor_value_info("output", kind, made)]
+    graph = h.make_graph(nodes, name, inputs, outputs, constants)
+    model = h.make_model(graph, producer_name="fastvsr-tests", opset_imports=[h.make_opsetid("", 17)], ir_version=8)
+    if not any(tensor.data_location == T.EXTERNAL for tensor in constants):
+        onnx.checker.check_model(model)
+    folder = HERE / "plain"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
+
+
+def blurred(name, source="input", **arguments):
+    """Twice as large, each pixel the mean of 5x5, outside of the frame black: it sees two pixels far."""
+    weights = h.make_tensor("weights", T.FLOAT, [3, 1, 5, 5], [1 / 25] * 75)
+    blur = h.make_node("Conv", [source, "weights"], ["blurred"], group=3, pads=[2, 2, 2, 2])
+    nodes, constants = enlarged("blurred", 2, "output")
+    plain(name, [blur, *nodes], [*constants, weights], **arguments)
+
+
+def blocks(name, side, pads=False):
+    """Each block of `side` pixels gets its mean, as windows see no farther than their edges; with `pads` for frames of any
+    size, which are filled up to whole blocks."""
+    mean = h.make_node(
+        "AveragePool", ["input"], ["means"], kernel_shape=[side, side], strides=[side, side], ceil_mode=int(pads)
+    )
+    nodes, constants = enlarged("means", side, "large" if pads else "output")
+    if pads:
+        nodes += [
+            h.make_node("Shape", ["input"], ["size"], start=2),
+            h.make_node("Slice", ["large", "from", "size", "axes"], ["output"]),
+        ]
+        constants += [const("from", [0, 0], T.INT64), const("axes", [2, 3], T.INT64)]
+    else:
+        # Blocks have no remainder: a frame that has one is an error.
+        parts = h.make_node("SpaceToDepth", ["input"], ["parts"], blocksize=side)
+        nodes = [parts, h.make_node("DepthToSpace", ["parts"], ["whole"], blocksize=side), mean, *nodes]
+        mean.input[0] = "whole"
+        plain(name, nodes, constants)
+        return
+    plain(name, [mean, *nodes], constants)
+
+
+def mixed(name, weights, axes):
+    """Twice as large, a mean of frames by their weights."""
+    count = len(weights)
+    first = [h.make_node("Squeeze", ["input", "zero"], ["frames"])] if len(axes) == 5 else [
+        h.make_node("Shape", ["input"], ["rest"], start=2),
+        h.make_node("Concat", ["start", "rest"], ["parted"], axis=0),
+        h.make_node("Reshape", ["input", "parted"], ["frames"]),
+    ]
+    nodes, constants = enlarged("mean", 2, "output")
+    plain(
+        name,
+        [
+            *first,
+            h.make_node("Mul", ["frames", "weights"], ["weighted"]),
+            h.make_node("ReduceSum", ["weighted", "zero"], ["mean"], keepdims=1),
+            *nodes,
+        ],
+        [
+            *constants,
+            *([] if len(axes) == 5 else [const("start", [count, 3], T.INT64)]),
+            const("zero", [0], T.INT64),
+            h.make_tensor("weights", T.FLOAT, [count, 1, 1, 1], weights),
+        ],
+        axes,
+    )
+
+
+def plain_networks():
+    for scale in (2, 3, 4, 8):
+        plain(f"x{scale}", *enlarged("input", scale, "output"))
+    plain("x1", [h.make_node("Sub", ["one", "input"], ["output"])], [const("one", 1.0)])
+    plain("halves", *enlarged("input", 2, "output"), kind=T.FLOAT16)
+    nodes, constants = enlarged("brighter", 2, "output")
+    plain("levels", [h.make_node("Add", ["input", "ten"], ["brighter"]), *nodes], [*constants, const("ten", 10.0)])
+    blurred("blur")
+    blurred("blur-32x32", axes=[1, 3, 32, 32], made=[1, 3, 64, 64])
+    blurred("blur-40x24", axes=["batch", 3, 24, 40], made=["batch", 3, 48, 80])
+    blocks("blocks-3", 3)
+    blocks("blocks-4", 4)
+    blocks("windows", 8, pads=True)
+    # Reflects twelve pixels, which a smaller frame does not have, and cuts them off again.
+    pad = h.make_node("Pad", ["input", "pads"], ["padded"], mode="reflect")
+    cut = h.make_node("Slice", ["padded", "from", "to", "axes"], ["cut"])
+    nodes, constants = enlarged("cut", 2, "output")
+    ints = {"pads": [0, 0, 12, 12, 0, 0, 12, 12], "from": [12, 12], "to": [-12, -12], "axes": [2, 3]}
+    plain("reflecting", [pad, cut, *nodes], [*constants, *(const(n, v, T.INT64) for n, v in ints.items())])
+    # The whole frame's mean in every pixel.
+    nodes, constants = enlarged("mixed", 2, "output")
+    mean = h.make_node("ReduceMean", ["input"], ["mean"], axes=[2, 3])
+    half = [h.make_node("Add", ["input", "mean"], ["sum"]), h.make_node("Mul", ["sum", "half"], ["mixed"])]
+    plain("global", [mean, *half, *nodes], [*constants, const("half", 0.5)])
+
+    mixed("frames-3", [0.25, 0.5, 0.25], [1, 3, 3, "H", "W"])
+    mixed("frames-5", [0.125, 0.125, 0.5, 0.125, 0.125], [1, 5, 3, "H", "W"])
+    mixed("channels-9", [0.25, 0.5, 0.25], [1, 9, "H", "W"])
+    mixed("channels-15", [0.125, 0.125, 0.5, 0.125, 0.125], [1, 15, "H", "W"])
+    mixed("causal", [0.125, 0.25, 0.625], [1, 3, 3, "H", "W"])
+    mixed("even", [1 / 3, 1 / 3, 1 / 3], [1, 3, 3, "H", "W"])
+
+    # Takes any number of frames, and gives their mean.
+    mean = h.make_node("ReduceMean", ["input"], ["mean"], axes=[1], keepdims=0)
+    nodes, constants = enlarged("mean", 2, "output")
+    plain("any-number", [mean, *nodes], constants, axes=[1, "T", 3, "H", "W"])
+    # Its one weight, a half, lies in a file beside it.
+    weight = T(name="weight", data_type=T.FLOAT, dims=[1], data_location=T.EXTERNAL)
+    weight.external_data.add(key="location", value="external.onnx.data")
+    plain("external", [h.make_node("Mul", ["input", "weight"], ["output"])], [weight])
+    (HERE / "plain/external.onnx.data").write_bytes(bytes([0, 0, 0, 0x3F]))
+
+    same = h.make_node("Identity", ["input"], ["output"])
+    planes = [1, 3, "H", "W"]
+    extra = h.make_tensor_value_info("strength", T.FLOAT, [1])
+    plain("two-inputs", [h.make_node("Mul", ["input", "strength"], ["output"])], [], more=[extra])
+    sequence = h.make_tensor_sequence_value_info("output", T.FLOAT, None)
+    plain("sequence", [h.make_node("SequenceConstruct", ["input"], ["output"])], [], outputs=[sequence])
+    plain("grey", [same], [], axes=[1, 1, "H", "W"], made=[1, 1, "H", "W"])
+    plain("last", [same], [], axes=[1, "H", "W", 3], made=[1, "H", "W", 3])
+    plain("bytes", [same], [], made=planes, kind=T.UINT8)
+    sizes = h.make_node("Resize", ["input", "", "", "sizes"], ["output"], mode="nearest")
+    plain("one-size", [sizes], [const("sizes", [1, 3, 64, 64], T.INT64)])
+    fewer = h.make_node("ReduceMean", ["input"], ["output"], axes=[1])
+    plain("one-channel", [fewer], [], made=[1, 1, "H", "W"])
+
+
 if __name__ == "__main__":
+    plain_networks()
     nearest("nearest", 4)
     nearest("twice", 2)
     nearest("floats", 4, kind=T.FLOAT)
