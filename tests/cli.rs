@@ -520,7 +520,22 @@ fn models_are_listed_measured_and_warmed() {
     let said = succeeds(folder.path(), &["prewarm", "32x32", "--provider", "cpu"]);
     assert!(said.contains("first frame after"), "{said}");
     fails(folder.path(), &["prewarm", "32"], "expected WIDTHxHEIGHT");
-    for command in ["upscale", "compare", "doctor", "models", "bench", "prewarm"] {
+    for command in ["upscale", "compare", "doctor", "models", "bench", "prewarm", "plugin-path"] {
         assert!(succeeds(folder.path(), &[command, "--version"]).contains(env!("CARGO_PKG_VERSION")));
     }
+}
+
+#[test]
+fn the_folder_of_the_plugin_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let built = Path::new(env!("CARGO_BIN_EXE_fastvsr"));
+    assert_eq!(Path::new(succeeds(folder.path(), &["plugin-path"]).trim()), built.parent().unwrap());
+    // As the Python package has them.
+    let (programs, plugins) = (folder.path().join("fastvsr/bin"), folder.path().join("fastvsr/gstreamer-1.0"));
+    for (place, file) in [(&programs, built), (&plugins, Path::new("libgstfastvsr.so"))] {
+        fs::create_dir_all(place).unwrap();
+        fs::copy(built.with_file_name(file), place.join(file.file_name().unwrap())).unwrap();
+    }
+    let said = Command::new(programs.join("fastvsr")).arg("plugin-path").output().unwrap();
+    assert_eq!(String::from_utf8(said.stdout).unwrap().trim(), plugins.to_str().unwrap());
 }

@@ -17,6 +17,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from torch import nn
+from torch.export import Dim
 
 OPSET = 17
 VERSION = "0.1.0"
@@ -114,11 +115,16 @@ def tidy(graph):
     del graph.value_info[:]
 
 
-def export_graph(module, inputs, outputs, axes, path, half=True, external=False):
+def export_graph(module, inputs, outputs, axes, path, half=True, external=False, dynamo=False):
     """Write one graph. `inputs` are examples by name; `axes` the free ones of every tensor.
 
-    With `external` the weights go into PATH.data, as they must where they exceed the 2 GB of a protocol buffer.
+    With `external` the weights go into PATH.data, as they must where they exceed the 2 GB of a protocol buffer. `dynamo` is
+    PyTorch's newer exporter: slower, in opset 18, and right where the older one takes a size of the example for a constant.
     """
+    free = {"dynamic_axes": axes, "opset_version": OPSET, "dynamo": False}
+    if dynamo:
+        shapes = tuple(dict.fromkeys(axes[name], Dim.DYNAMIC) for name in inputs)
+        free = {"dynamic_shapes": shapes, "opset_version": OPSET + 1, "dynamo": True, "external_data": False, "verbose": False}
     with tempfile.TemporaryDirectory() as folder:  # a large graph becomes hundreds of files at first
         torch.onnx.export(
             module,
@@ -126,9 +132,7 @@ def export_graph(module, inputs, outputs, axes, path, half=True, external=False)
             f"{folder}/graph.onnx",
             input_names=list(inputs),
             output_names=outputs,
-            dynamic_axes=axes,
-            opset_version=OPSET,
-            dynamo=False,
+            **free,
         )
         model = onnxscript.optimizer.optimize(onnx.load(f"{folder}/graph.onnx"))
     for output in model.graph.output:
@@ -149,7 +153,7 @@ def export_graph(module, inputs, outputs, axes, path, half=True, external=False)
     onnx.checker.check_model(path, full_check=True)
 
 
-def export_stage(kind, stage, tensors, path, half=True, external=False):
+def export_stage(kind, stage, tensors, path, half=True, external=False, dynamo=False):
     """Write the graph of a stage. `tensors`: examples of what it takes, by name; what it makes is added."""
     output, (height, width) = OUTPUT[kind], tensors["frames"].shape[1:3]
     states = {s.input: torch.zeros(1, height // s.stride, width // s.stride, s.channels) for s in stage.states}
@@ -161,10 +165,10 @@ def export_stage(kind, stage, tensors, path, half=True, external=False):
     with torch.no_grad():
         result = stage.module(*inputs.values())
     tensors[output] = result[0] if states else result
-    export_graph(stage.module, inputs, [output, *(s.output for s in stage.states)], axes, path, half, external)
+    export_graph(stage.module, inputs, [output, *(s.output for s in stage.states)], axes, path, half, external, dynamo)
 
 
-def write_package(folder, about, geometry, window, stages, half=True, external=False, example=(32, 48)):
+def write_package(folder, about, geometry, window, stages, half=True, external=False, dynamo=False, example=(32, 48)):
     """Write a package into `folder`: STAGE.onnx for every stage, and model.toml.
 
     `about`: name, license, description. `geometry`: as in the manifest. `stages`: by kind, in running order. `example`: height
@@ -172,10 +176,11 @@ def write_package(folder, about, geometry, window, stages, half=True, external=F
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors, tables = {"frames": torch.zeros(1, *example, 3, dtype=torch.uint8)}, []
+    # An example of one frame would tell the newer exporter that there is never more than one.
+    tensors, tables = {"frames": torch.zeros(2 if dynamo else 1, *example, 3, dtype=torch.uint8)}, []
     for kind, stage in stages.items():
         path = folder / f"{kind}.onnx"
-        export_stage(kind, stage, tensors, path, half, external)
+        export_stage(kind, stage, tensors, path, half, external, dynamo)
         halo = {} if stage.halo is None else {"halo": stage.halo}
         tables.append((f"[stages.{kind}]", {"file": path.name, **halo, "sha256": sha256(path)}))
         if external:

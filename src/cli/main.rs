@@ -22,6 +22,7 @@ mod models;
 mod mux;
 mod pipe;
 mod playback;
+mod plugin_path;
 mod prewarm;
 mod progress;
 mod streams;
@@ -52,6 +53,7 @@ enum Command {
     Models(models::Args),
     Bench(bench::Args),
     Prewarm(prewarm::Args),
+    PluginPath(plugin_path::Args),
 }
 
 fn main() -> ExitCode {
@@ -81,6 +83,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Models(args) => models::run(args)?,
         Command::Bench(args) => bench::run(args)?,
         Command::Prewarm(args) => prewarm::run(args)?,
+        Command::PluginPath(args) => plugin_path::run(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -241,12 +241,14 @@ impl FastVsr {
         Ok(Some(engine))
     }
 
-    /// Folders where the plugin's own runtime may have been installed: beside its file, and beside the folder of
-    /// plugins, where GStreamer does not take it for one.
+    /// Folders where the plugin's own runtime may have been installed: beside its file; beside the folder of plugins, where
+    /// GStreamer does not take it for one; in the Python package beside the plugin's own, `fastvsr/gstreamer-1.0`.
     fn plugin_folders(&self) -> Vec<PathBuf> {
         let plugin = self.obj().factory().and_then(|factory| factory.plugin());
         let folder = plugin.and_then(|plugin| plugin.filename()).and_then(|file| file.parent().map(PathBuf::from));
-        folder.into_iter().flat_map(|folder| [folder.join("../fastvsr"), folder]).collect()
+        let Some(folder) = folder else { return Vec::new() };
+        let package = folder.ends_with("fastvsr/gstreamer-1.0").then(|| folder.join("../../onnxruntime/capi"));
+        package.into_iter().chain([folder.join("../fastvsr"), folder]).collect()
     }
 
     /// Posts an error and says how the flow ends.
