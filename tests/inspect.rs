@@ -80,8 +80,13 @@ fn gst_inspect_shows_what_it_always_showed() {
         fs::write(&golden, &got).unwrap();
     }
     let expected = fs::read_to_string(&golden).unwrap();
+    // GStreamer 1.26 has more empty lines, and a heading with nothing below it.
+    let said = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(str::trim_end).filter(|line| !line.is_empty() && *line != "Element Flags:");
+        lines.map(ToString::to_string).collect()
+    };
     assert!(
-        got == expected,
+        said(&got) == said(&expected),
         "`gst-inspect-1.0 fastvsr` has changed; if that is meant, run this test with {REGENERATE}=1 and look at the \
          difference.\nexpected:\n{expected}\ngot:\n{got}"
     );

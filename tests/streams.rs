@@ -126,6 +126,8 @@ struct Stream {
     /// How much of it was drained: a flush can no longer take it back.
     safe: usize,
     ended: bool,
+    /// The step that last took the element to READY.
+    restarted: usize,
 }
 
 impl Stream {
@@ -140,6 +142,7 @@ impl Stream {
             pushed: Vec::new(),
             safe: 0,
             ended: false,
+            restarted: 0,
         };
         stream.begin();
         stream
@@ -205,7 +208,11 @@ impl Stream {
                     gst::EventView::Gap(gap) => items.push(Item::Event(format!("gap {}", gap.get().0))),
                     gst::EventView::Tag(tag) => {
                         let title = tag.tag().get::<gst::tags::Title>().unwrap().get().to_string();
-                        items.push(Item::Event(title));
+                        // GStreamer 1.26 sends tags of before a restart again; 1.22 does not.
+                        let step: usize = title.trim_start_matches("title ").parse().unwrap();
+                        if step >= self.restarted {
+                            items.push(Item::Event(title));
+                        }
                     }
                     gst::EventView::Eos(_) => items.push(Item::Event("eos".into())),
                     gst::EventView::CustomDownstream(custom) => {
@@ -312,6 +319,7 @@ impl Stream {
                         rig.element.set_state(gst::State::Playing).unwrap();
                     },
                 )?;
+                self.restarted = n;
                 self.begin();
             }
             Step::Drain => {
