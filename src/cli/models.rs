@@ -230,7 +230,7 @@ fn figures<'a>(card: &'a str, name: &str) -> Vec<&'a str> {
         .skip_while(|line| !(line.starts_with('|') && line.contains("PSNR")))
         .take_while(|line| line.starts_with('|'))
         .collect();
-    let wanted = |row: &str| row.contains("bicubic") || row.contains(name);
+    let wanted = |row: &str| row.split('|').any(|cell| ["bicubic", name].contains(&cell.trim_matches([' ', '*'])));
     let keep = |(index, row): (usize, &&str)| index == 0 || wanted(row);
     table.iter().enumerate().filter(|(index, row)| keep((*index, row))).map(|(_, row)| *row).collect()
 }
