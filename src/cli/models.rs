@@ -180,6 +180,7 @@ fn show(model: &str) -> Result<()> {
     println!("scale        x{}", geometry.scale);
     let frames = match manifest.fixed() {
         Some(size) => format!("{}x{}, larger ones in tiles of that", size.width, size.height),
+        None if (geometry.multiple, geometry.minimum) == (1, 0) => "any size".into(),
         None => {
             format!("any size, padded to multiples of {} and at least {}", geometry.multiple, geometry.minimum.max(1))
         }
