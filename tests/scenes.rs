@@ -28,7 +28,8 @@ fn bar(n: u64) -> gst::Buffer {
 
 /// The upscaled pixels of a sequence, and the element's count of cuts.
 fn upscale(frames: &[gst::Buffer], window: u32, scene_cuts: bool) -> (Vec<Vec<u8>>, u64) {
-    let element = fastvsr("compact-s", window);
+    // Its state shows in every pixel.
+    let element = fastvsr("counter", window);
     element.set_property("scene-cuts", scene_cuts);
     let mut rig = Rig::with_caps(&element, &rgb(WIDTH, HEIGHT));
     for (n, frame) in frames.iter().enumerate() {
