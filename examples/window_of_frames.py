@@ -1,5 +1,5 @@
-"""Makes an ONNX file that sees three frames and gives the middle one, twice as large, without its noise: the mean of the three,
-as networks for film grain begin. Needs onnx.
+"""Makes an ONNX file that sees three frames and gives the middle one, twice as large, without its noise: the mean of
+the three, as networks for film grain begin. Needs onnx.
 
     python examples/window_of_frames.py denoise.onnx
     fastvsr models add denoise.onnx --look-back 1 --look-ahead 1

@@ -67,7 +67,7 @@ def measure(path, properties):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m cluster.warm_up", description=__doc__.splitlines()[0])
     parser.add_argument("clips", type=Path)
-    parser.add_argument("--properties", default="", help="properties of fastvsr, as 'model=compact-s-clean precision=fp32'")
+    parser.add_argument("--properties", default="", help="properties of fastvsr, as 'model=foo.onnx precision=fp32'")
     args = parser.parse_args()
     print("| clip |", " | ".join(f"frame {n}" for n in SHOWN), f"| {ENOUGH:.0f} dB after |")
     print("|---|" + "---|" * (len(SHOWN) + 1))

@@ -27,7 +27,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let found = models::all().into_iter().filter(|package| package.manifest.is_ok()).map(|package| package.name);
     let models: Vec<String> = args.model.clone().map_or_else(|| found.collect(), |model| vec![model]);
-    println!("{:<16} {:<14} {:>10} {:>11} {:>9} {:>8}  real time", "model", "on", "input", "output", "ms/frame", "fps");
+    println!("{:<20} {:<14} {:>10} {:>11} {:>9} {:>8}  real time", "model", "on", "input", "output", "ms/frame", "fps");
     for model in models {
         let upscaler = Upscaler::new(&model, &args.provider, 0);
         let scale = upscaler.scale()?;
@@ -39,7 +39,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             let fps = 1.0 / frame.as_secs_f64();
             let real_time = [60, 50, 30, 25, 24].into_iter().find(|rate| fps >= f64::from(*rate));
             println!(
-                "{:<16} {device:<14} {:>10} {:>11} {:>9.1} {:>8.1}  {}",
+                "{:<20} {device:<14} {:>10} {:>11} {:>9.1} {:>8.1}  {}",
                 upscaler.model,
                 format!("{width}x{height}"),
                 format!("{}x{}", width * scale, height * scale),

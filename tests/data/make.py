@@ -373,8 +373,8 @@ def blurred(name, source="input", **arguments):
 
 
 def blocks(name, side, pads=False):
-    """Each block of `side` pixels gets its mean, as windows see no farther than their edges; with `pads` for frames of any
-    size, which are filled up to whole blocks."""
+    """Each block of `side` pixels gets its mean, as windows see no farther than their edges; with `pads` for frames of
+    any size, which are filled up to whole blocks."""
     mean = h.make_node(
         "AveragePool", ["input"], ["means"], kernel_shape=[side, side], strides=[side, side], ceil_mode=int(pads)
     )
