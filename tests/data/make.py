@@ -398,11 +398,15 @@ def blocks(name, side, pads=False):
 def mixed(name, weights, axes):
     """Twice as large, a mean of frames by their weights."""
     count = len(weights)
-    first = [h.make_node("Squeeze", ["input", "zero"], ["frames"])] if len(axes) == 5 else [
-        h.make_node("Shape", ["input"], ["rest"], start=2),
-        h.make_node("Concat", ["start", "rest"], ["parted"], axis=0),
-        h.make_node("Reshape", ["input", "parted"], ["frames"]),
-    ]
+    first = (
+        [h.make_node("Squeeze", ["input", "zero"], ["frames"])]
+        if len(axes) == 5
+        else [
+            h.make_node("Shape", ["input"], ["rest"], start=2),
+            h.make_node("Concat", ["start", "rest"], ["parted"], axis=0),
+            h.make_node("Reshape", ["input", "parted"], ["frames"]),
+        ]
+    )
     nodes, constants = enlarged("mean", 2, "output")
     plain(
         name,
