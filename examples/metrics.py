@@ -1,6 +1,6 @@
 """What a fastvsr element counts, for Prometheus: the property `stats`, read whenever somebody asks.
 
-Used by the servers beside this file. Needs Debian's python3-prometheus-client.
+rtsp_server.py and webrtc_server.py import examples/metrics.py. Needs Debian's python3-prometheus-client.
 """
 
 from prometheus_client import CollectorRegistry
