@@ -528,14 +528,15 @@ fn models_are_listed_measured_and_warmed() {
 #[test]
 fn the_folder_of_the_plugin_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    let built = Path::new(env!("CARGO_BIN_EXE_fastvsr"));
-    assert_eq!(Path::new(succeeds(folder.path(), &["plugin-path"]).trim()), built.parent().unwrap());
-    // As the Python package has them.
-    let (programs, plugins) = (folder.path().join("fastvsr/bin"), folder.path().join("fastvsr/gstreamer-1.0"));
-    for (place, file) in [(&programs, built), (&plugins, Path::new("libgstfastvsr.so"))] {
-        fs::create_dir_all(place).unwrap();
-        fs::copy(built.with_file_name(file), place.join(file.file_name().unwrap())).unwrap();
+    // As the Python package has them, and as a build has.
+    for (program, plugins) in [("fastvsr/bin", "fastvsr/gstreamer-1.0"), ("release", "release")] {
+        let (program, plugins) = (folder.path().join(program), folder.path().join(plugins));
+        for place in [&program, &plugins] {
+            fs::create_dir_all(place).unwrap();
+        }
+        fs::copy(env!("CARGO_BIN_EXE_fastvsr"), program.join("fastvsr")).unwrap();
+        fs::write(plugins.join("libgstfastvsr.so"), "").unwrap();
+        let said = Command::new(program.join("fastvsr")).arg("plugin-path").output().unwrap();
+        assert_eq!(String::from_utf8(said.stdout).unwrap().trim(), plugins.to_str().unwrap());
     }
-    let said = Command::new(programs.join("fastvsr")).arg("plugin-path").output().unwrap();
-    assert_eq!(String::from_utf8(said.stdout).unwrap().trim(), plugins.to_str().unwrap());
 }
