@@ -211,12 +211,8 @@ impl Stage {
         }
 
         let options = Arc::new(RunOptions::new()?);
-        let interrupt = Arc::clone(&options);
         let session = &mut self.session;
-        let mut outputs = ticket.interruptible(
-            move || drop(interrupt.terminate()),
-            || session.run_binding_with_options(&binding, &options),
-        )?;
+        let mut outputs = interruptible(ticket, &options, || session.run_binding_with_options(&binding, &options))?;
         Ok(names.into_iter().filter_map(|name| outputs.remove(name)).collect())
     }
 
@@ -252,14 +248,17 @@ impl Stage {
     /// As [`Self::run`].
     pub(super) fn infer(&mut self, planes: &DynValue, ticket: &Ticket) -> ort::Result<DynValue> {
         let options = Arc::new(RunOptions::new()?);
-        let interrupt = Arc::clone(&options);
         let session = &mut self.session;
-        let outputs = ticket.interruptible(
-            move || drop(interrupt.terminate()),
-            || session.run_with_options(ort::inputs![planes.view()], &options),
-        )?;
+        let inputs = ort::inputs![planes.view()];
+        let outputs = interruptible(ticket, &options, || session.run_with_options(inputs, &options))?;
         Ok(outputs.into_iter().next().expect("a plain network has an output").1)
     }
+}
+
+/// Makes a run with `options`, which ends early if `ticket` is cancelled.
+fn interruptible<T>(ticket: &Ticket, options: &Arc<RunOptions>, run: impl FnOnce() -> T) -> T {
+    let options = Arc::clone(options);
+    ticket.interruptible(move || drop(options.terminate()), run)
 }
 
 /// What the named axes of a graph measure for these inputs, which go to the stage behind `before`, or to a plain network. A

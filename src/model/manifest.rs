@@ -302,9 +302,9 @@ mod tests {
     "#;
 
     #[track_caller]
-    fn refused(from: &str, to: &str, expected: &str) {
-        assert!(GOOD.contains(from));
-        let message = format!("{:#}", Manifest::parse(&GOOD.replace(from, to)).unwrap_err());
+    fn refuses(manifest: &str, from: &str, to: &str, expected: &str) {
+        assert!(manifest.contains(from));
+        let message = format!("{:#}", Manifest::parse(&manifest.replace(from, to)).unwrap_err());
         assert!(message.contains(expected), "{message}");
     }
 
@@ -318,6 +318,7 @@ mod tests {
 
     #[test]
     fn mistakes_say_expected_and_got() {
+        let refused = |from, to, expected| refuses(GOOD, from, to, expected);
         refused("format = 1", "format = 2", "format: expected 1, got 2");
         refused("scale = 4", "scale = 0", "geometry.scale: expected 1 to 16, got 0");
         refused("multiple = 8", "multiple = 8\nminimum = 12", "expected a multiple of geometry.multiple (8), got 12");
@@ -350,10 +351,7 @@ mod tests {
     fn a_plain_network_stands_alone() {
         assert_eq!(Manifest::parse(PLAIN).unwrap().frames_seen(), 3);
         assert!(!Manifest::parse(GOOD).unwrap().is_plain());
-        let refused = |from: &str, to: &str, expected: &str| {
-            let message = format!("{:#}", Manifest::parse(&PLAIN.replace(from, to)).unwrap_err());
-            assert!(message.contains(expected), "{message}");
-        };
+        let refused = |from, to, expected| refuses(PLAIN, from, to, expected);
         refused("range = 255", "range = 2", "expected 1 or 255, got 2");
         refused("look-back = 2", "window = 2", "time: expected look-back and look-ahead alone");
         refused("scale = 1", "scale = 1\nsize = [64, 2]", "geometry.size: expected 4 to 16384, got 2");

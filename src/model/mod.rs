@@ -81,11 +81,7 @@ impl Package {
     pub fn copy(from: &Path, to: &Path) -> Result<()> {
         let from = from.canonicalize()?;
         let package = Source::Folder(from.clone()).load()?;
-        let write = |name: &str, bytes: &[u8]| {
-            let path = to.join(name);
-            path.parent().map_or(Ok(()), fs::create_dir_all)?;
-            fs::write(&path, bytes).with_context(|| format!("cannot write `{}`", path.display()))
-        };
+        let write = |name: &str, bytes: &[u8]| write(to, name, bytes);
         for Graph { manifest, bytes, int8, data, .. } in &package.graphs {
             write(&manifest.file, bytes)?;
             if let (Some(int8), Some(bytes)) = (&manifest.int8, int8) {
@@ -233,6 +229,13 @@ pub fn user_folder() -> Option<PathBuf> {
 fn read_inside(folder: &Path, file: &str) -> Result<Vec<u8>> {
     let path = inside(folder, file)?;
     read(&path, MAX_FILE).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+/// Writes a file of a package, and the folders that its name has.
+fn write(folder: &Path, file: &str, bytes: &[u8]) -> Result<()> {
+    let path = folder.join(file);
+    let written = path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| fs::write(&path, bytes));
+    written.with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 /// Reads a regular file of at most `most` bytes. Whatever else has its name may have no end, or no beginning.

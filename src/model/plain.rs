@@ -1,11 +1,11 @@
 //! Owns plain ONNX files: networks that people have, with neither manifest nor package. The engine measures what their
 //! manifests would say; this writes it down.
 
-use std::{fmt::Write as _, fs, path::Path, sync::Arc};
+use std::{fmt::Write as _, path::Path, sync::Arc};
 
 use anyhow::{Context, Result};
 
-use super::{Graph, MANIFEST, MAX_FILE, Manifest, ONNX, Package, check_hash, manifest::FORMAT, read, sha256};
+use super::{Graph, MANIFEST, MAX_FILE, Manifest, ONNX, Package, check_hash, manifest::FORMAT, read, sha256, write};
 
 /// An ONNX file without a manifest, read.
 #[derive(Debug, Clone)]
@@ -82,11 +82,7 @@ impl PlainFile {
     pub fn write(&self, manifest: &str, folder: &Path) -> Result<()> {
         let data = self.data.iter().map(|(name, bytes)| (name.as_str(), &**bytes));
         let files = [(self.name.as_str(), &*self.bytes), (MANIFEST, manifest.as_bytes())];
-        for (name, bytes) in files.into_iter().chain(data) {
-            let path = folder.join(name);
-            fs::write(&path, bytes).with_context(|| format!("cannot write `{}`", path.display()))?;
-        }
-        Ok(())
+        files.into_iter().chain(data).try_for_each(|(name, bytes)| write(folder, name, bytes))
     }
 }
 
