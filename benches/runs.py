@@ -180,5 +180,5 @@ def branch(width, height, frames, upscaler, caps="RGB"):
 
 def element(package, provider="auto"):
     """The element in the arithmetic of bare graphs and baselines, which have no integers."""
-    own = has_bf16() if provider in ("auto", "openvino") else provider != "cpu"
-    return f"fastvsr model={package} execution-provider={provider} precision={'auto' if own else 'fp32'}"
+    on_cpu = {"cpu": "fp32"} | dict.fromkeys(("auto", "openvino"), "bf16" if has_bf16() else "fp32")
+    return f"fastvsr model={package} execution-provider={provider} precision={on_cpu.get(provider, 'auto')}"

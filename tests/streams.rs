@@ -210,7 +210,7 @@ impl Stream {
                         let title = tag.tag().get::<gst::tags::Title>().unwrap().get().to_string();
                         // GStreamer 1.26 sends tags of before a restart again; 1.22 does not.
                         let step: usize = title.trim_start_matches("title ").parse().unwrap();
-                        if step >= self.restarted {
+                        if step >= self.restarted || gst::version() < (1, 26, 0, 0) {
                             items.push(Item::Event(title));
                         }
                     }

@@ -23,7 +23,7 @@ from .footprint import aligned, halo, memory, sample
 from .package import Stage, to_frames, to_nchw, write_package
 from .upscalers import Package
 
-SCALES = range(2, 17)  # what a manifest may have
+SCALES = range(2, 17)  # as large as a manifest may have; those that restore in place are no super-resolution
 
 # The picture may differ from PyTorch's by so many levels: at most, and on average. Weights in half precision move it more.
 LIMITS = {"single": (2, 0.05), "half": (16, 0.5)}
