@@ -2,8 +2,9 @@
 
 First single frames (data.frames = 1), which is where fidelity is won, then short clips for the state, by --init. The loss is
 smooth L1 on the luma that the network adds to the bicubic frame. With --teacher, data.taught crops of each batch are those of
-teacher.py, whose fine detail is the teacher's. A small head, dropped at export, has to tell from the denoised latent how the
-source was damaged, so that the latent is such a code.
+teacher.py, whose fine detail is the teacher's. A x2 network can learn from what was made for x4: the aim is made half as large.
+A small head, dropped at export, has to tell from the denoised latent how the source was damaged, so that the latent is such a
+code.
 
 The rate falls with the time that is left, so a run may be as long as one has. It writes checkpoint.pt every three minutes
 (weights, their moving average, optimizer), log.csv and a picture at every evaluation; started again with the same folder it goes
@@ -87,7 +88,7 @@ if checkpoint_path.exists():
     step, minutes = resumed["step"], resumed["minutes"]
 
 clips = Clips(args.cache, seed=step, device=device, **{k: data[k] for k in ("kinds", "soft", "still_weight") if k in data})
-if clips.scale != scale:
+if clips.scale not in (scale, 2 * scale):
     raise SystemExit(f"{args.cache} is for x{clips.scale}, {config['network']} for x{scale}: make another with --scale {scale}")
 if data["crop"] % (2 * net.size.stride):
     raise SystemExit(
@@ -96,9 +97,11 @@ if data["crop"] % (2 * net.size.stride):
 lessons, taught_crops = None, 0
 if args.teacher:
     lessons, taught_crops = Lessons(args.teacher, seed=step, device=device), data.get("taught", 0)
-    if data["frames"] != 1 or scale != 4 or not 0 < taught_crops <= data["batch"]:
-        raise SystemExit(f"{args.config}: --teacher wants a x4 network, data.frames = 1 and data.taught from 1 to data.batch")
-shape, side = (data["batch"], data["frames"], data["crop"], data["crop"], 3), scale * data["crop"]
+    if data["frames"] != 1 or clips.scale != lessons.scale or not 0 < taught_crops <= data["batch"]:
+        raise SystemExit(
+            f"{args.config}: --teacher wants a cache for x{lessons.scale}, data.frames = 1 and data.taught from 1 to data.batch"
+        )
+shape, side = (data["batch"], data["frames"], data["crop"], data["crop"], 3), clips.scale * data["crop"]
 low = torch.zeros(shape, dtype=torch.uint8, device=device)
 high = torch.zeros((*shape[:2], side, side, 3), dtype=torch.uint8, device=device)
 taught = torch.zeros((taught_crops, *high.shape[1:]), dtype=torch.uint8, device=device)
@@ -142,6 +145,8 @@ def train_step(dtype):
         words = luma(turned(taught, turns[:taught_crops]))
         learnt = lesson(aim[:taught_crops], words, damages[:taught_crops], loss_weights["teacher"], loss_weights["sharpen"])
         aim = torch.cat([learnt, aim[taught_crops:]])
+    if clips.scale > scale:
+        aim = F.interpolate(aim, scale_factor=0.5, mode="bicubic", antialias=True)
     target = to_lr_grid(aim - F.pixel_shuffle(F.conv2d(pad_edges(luma(lr), 2), bicubic), scale), scale)
     loss = F.smooth_l1_loss(result.float(), target, beta=loss_weights["knee"])
     if loss_weights["temporal"]:

@@ -95,7 +95,10 @@ def test_a_teacher_is_listened_to(start, tmp_path):
     alone, _ = start("alone", "--steps", 3)
     weights = (read(path)["ema"]["decoder.conv_out.weight"] for path in (checkpoint, alone))
     assert not torch.equal(*weights)
-    refused(start("bad", "--steps", 1, "--teacher", tmp_path, frames=3)[1], "--teacher wants a x4 network, data.frames = 1")
+    refused(start("bad", "--steps", 1, "--teacher", tmp_path, frames=3)[1], "--teacher wants a cache for x4, data.frames = 1")
+    twice, done = start("twice", "--steps", 3, "--teacher", tmp_path, network="compact-x2-xs")
+    assert done.returncode == 0, done.stderr
+    assert read(twice)["network"] == "compact-x2-xs"
     refused(start("bad", "--steps", 1, "--teacher", tmp_path / "none")[1], "no crops in")
 
 
@@ -107,7 +110,9 @@ def refused(done, message):
 
 def test_bad_input_is_an_error_in_words(start, tmp_path):
     refused(start("bad", "--steps", 1, cache=tmp_path / "none")[1], "make it with `python -m fastvsr_models.data")
-    refused(start("bad", "--steps", 1, network="compact-x2-xs")[1], "is for x4, compact-x2-xs for x2")
+    write_y4m(make_clip(4, 96, 96), tmp_path / "clip.y4m")
+    build_cache(tmp_path, tmp_path / "x2", scale=2, kinds=("bi", "codec"))
+    refused(start("bad", "--steps", 1, cache=tmp_path / "x2")[1], "is for x2, compact-xs for x4")
     refused(start("bad", "--steps", 1, network="huge")[1], "unknown network 'huge'; known: compact-xs")
     refused(start("bad", "--steps", 1, crop=20)[1], "expected data.crop a multiple of 8 for this network, got 20")
     (tmp_path / "text.pt").write_text("no checkpoint")
