@@ -34,27 +34,25 @@ use gst_video::{VideoInfo, subclass::prelude::*};
 use once_cell::sync::Lazy;
 
 use super::{
+    accounts::{Accounts, clock_time},
     caps,
     failure::Failure,
     metas,
-    overload::{Deadlines, Effort, OnOverload},
+    opening::Opening,
+    overload::{Effort, OnOverload},
     settings::{ExecutionProvider, MAX_SCALE, MAX_WINDOW, MEASURED, Precision, Settings},
-    stats::Stats,
     streaming::{Deadline, Next, Streaming, Work},
 };
 use crate::{
     color_fix::ColorFix,
-    engine::{self, Build, Cancel, Engine, Error, Key, Severity},
-    model::{self, Source},
+    engine::{Build, Cancel, Engine, Error},
+    model,
     sync::lock,
 };
 
-static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
+pub(super) static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
     gst::DebugCategory::new("fastvsr", gst::DebugColorFlags::empty(), Some("One-step video super-resolution"))
 });
-
-/// Duration of a frame whose caps do not say, as in other delaying video elements.
-const UNKNOWN_FRAME_DURATION: gst::ClockTime = gst::ClockTime::from_mseconds(40);
 
 /// Scale for caps queries as long as nobody knows the model's: frames may leave in any size up to that.
 const ANY_SCALE: usize = MAX_SCALE as usize;
@@ -111,12 +109,10 @@ pub struct FastVsr {
         blurb = "Time between element messages with the statistics, in nanoseconds, told with the next frame that leaves (0 = none)",
         default = 0, mutable_playing)]
     settings: Mutex<Settings>,
-    engine: Mutex<Option<Arc<Engine>>>,
-    /// The engine whose model is still being loaded.
-    loading: Mutex<Option<Arc<Engine>>>,
+    opening: Opening,
     /// Locked by the streaming thread, and by others only while it stands still (`stop`).
     state: Mutex<Option<Streaming>>,
-    shared: Mutex<Shared>,
+    accounts: Mutex<Accounts>,
     cancel: Arc<Cancel>,
     /// Whether the element is on its way to READY: a flush that ends now must not let the streaming thread wait again.
     stopping: AtomicBool,
@@ -124,35 +120,16 @@ pub struct FastVsr {
     marks_next: AtomicBool,
 }
 
-/// What threads other than the streaming thread ask for.
-#[derive(Debug, Default)]
-struct Shared {
-    stats: Stats,
-    /// Delay of the window, and frames in it.
-    window_delay: gst::ClockTime,
-    window_frames: u32,
-    /// Output pixels per input pixel along each axis, once there are caps.
-    scale: Option<(f64, f64)>,
-    /// What the last LATENCY answer allowed for the upscaling of a window.
-    processing: gst::ClockTime,
-    frame_duration: gst::ClockTime,
-    deadlines: Deadlines,
-    /// Stream time at which the last frame that left ends.
-    position: Option<gst::ClockTime>,
-}
-
 impl FastVsr {
     /// How much larger frames may leave, and whether they must.
     fn scaling(&self) -> (i32, bool) {
-        let (chosen, passthrough) = {
-            let settings = lock(&self.settings);
-            (settings.scale(), settings.passthrough)
-        };
+        let settings = lock(&self.settings).clone();
         // What is agreed upon must be what the model makes: one that is still being loaded, and has no manifest that says it, is
         // waited for as by a frame.
-        let waits = !passthrough && self.obj().sink_pad().is_active();
+        let waits = !settings.passthrough && self.obj().sink_pad().is_active();
         let waited = || waits.then(|| self.open_engine(None).ok().flatten()).flatten();
-        let most = chosen.or_else(|| self.model_scale()).or_else(|| waited().map(|engine| engine.scale()));
+        let chosen = settings.scale();
+        let most = chosen.or_else(|| self.opening.scale(&settings)).or_else(|| waited().map(|engine| engine.scale()));
         (most.unwrap_or(ANY_SCALE) as i32, chosen.is_some())
     }
 
@@ -172,20 +149,10 @@ impl FastVsr {
 
     /// Why the scale that is set cannot be had.
     fn scale_refusal(&self) -> Option<String> {
-        let scale = lock(&self.settings).scale()?;
-        let most = self.model_scale()?;
+        let settings = lock(&self.settings).clone();
+        let (scale, most) = (settings.scale()?, self.opening.scale(&settings)?);
         (!(1..=most).contains(&scale))
             .then(|| format!("expected a scale from 1 to {most}, the model's own, got {scale}"))
-    }
-
-    /// The model's scale, also before the model is loaded; `None` if it has no manifest that can be read, as a plain file before
-    /// it is loaded.
-    fn model_scale(&self) -> Option<usize> {
-        if let Some(engine) = lock(&self.engine).as_ref() {
-            return Some(engine.scale());
-        }
-        let model = lock(&self.settings).model();
-        Some(Source::find(&model).and_then(|source| source.manifest()).ok()?.geometry.scale)
     }
 
     fn model(&self) -> Option<String> {
@@ -193,42 +160,29 @@ impl FastVsr {
     }
 
     fn stats(&self) -> gst::Structure {
-        lock(&self.shared).stats.structure()
+        lock(&self.accounts).stats.structure()
     }
 
     /// The engine that the settings ask for, with its model loaded; `None` if that takes longer than until `limit`, and goes
     /// on.
     fn open_engine(&self, limit: Option<Instant>) -> Result<Option<Arc<Engine>>, Error> {
-        if let Some(engine) = lock(&self.engine).clone() {
+        if let Some(engine) = self.opening.engine() {
             return Ok(Some(engine));
         }
         let settings = lock(&self.settings).clone();
-        let source = Source::find(&settings.model()).map_err(Error::Model)?;
-        let runtime = engine::load_runtime(settings.runtime_library().as_deref(), &self.plugin_folders(), log_runtime)?;
-        let key = Key {
-            source,
-            provider: settings.execution_provider.provider(),
-            device_id: settings.device_id,
-            precision: settings.precision.precision(),
-        };
-        let engine = Engine::of(&key)?;
-        if !engine.load(runtime, &self.cancel, limit)? {
+        let Some(engine) = self.opening.open(&settings, &self.plugin_folders(), &self.cancel, limit)? else {
             gst::info!(CAT, imp = self, "the model is still being loaded");
-            // Kept, so that what has begun is not begun again.
-            *lock(&self.loading) = Some(engine);
             return Ok(None);
-        }
-        *lock(&self.loading) = None;
+        };
         let (manifest, device) = (engine.manifest(), engine.device());
+        let (provider, precision) = (device.provider, device.precision.name());
+        let library = engine.library().display();
         gst::info!(
             CAT,
             imp = self,
-            "model {} {} on {} in {}, with {}",
+            "model {} {} on {provider} in {precision}, with {library}",
             manifest.name,
-            manifest.version,
-            device.provider,
-            device.precision.name(),
-            engine.library().display()
+            manifest.version
         );
         for reason in engine.refused() {
             gst::info!(CAT, imp = self, "not taken: {reason}");
@@ -236,8 +190,7 @@ impl FastVsr {
         if let Some(reason) = engine.idle_gpu() {
             gst::element_imp_warning!(self, gst::LibraryError::Settings, ("the GPU is not used: {reason}"));
         }
-        lock(&self.shared).stats.model = Some((manifest.name.clone(), device));
-        *lock(&self.engine) = Some(Arc::clone(&engine));
+        lock(&self.accounts).stats.model = Some((manifest.name.clone(), device));
         Ok(Some(engine))
     }
 
@@ -276,7 +229,7 @@ impl FastVsr {
         }
         self.add(&work);
         let message = {
-            let stats = &mut lock(&self.shared).stats;
+            let stats = &mut lock(&self.accounts).stats;
             stats.frames_in += 1;
             stats.overloads += u64::from(before == Effort::Model && after != before);
             (before != after).then(|| stats.overload(after))
@@ -296,11 +249,9 @@ impl FastVsr {
         let frame = segment.to_running_time(buffer.pts()?)?;
         let clock = obj.clock().filter(|_| by_clock && obj.current_state() == gst::State::Playing);
         let now = clock.zip(obj.base_time()).map(|(clock, base)| clock.time().saturating_sub(base));
-        let shared = lock(&self.shared);
-        let interval = buffer.duration().unwrap_or(shared.frame_duration);
-        let interval = Duration::from(interval).as_secs_f64() / segment.rate().abs();
-        let interval = Duration::try_from_secs_f64(interval).unwrap_or(Duration::MAX);
-        Some(Deadline { slack: shared.deadlines.slack(frame, now), interval })
+        let accounts = lock(&self.accounts);
+        let interval = accounts.interval(buffer.duration(), segment.rate());
+        Some(Deadline { slack: accounts.deadlines.slack(frame, now), interval })
     }
 
     /// Gives out the next frame, after the events that stood before it.
@@ -328,7 +279,7 @@ impl FastVsr {
             let end = buffer.pts().map(|pts| pts.saturating_add(buffer.duration().unwrap_or_default()));
             let segment = self.obj().segment().downcast::<gst::ClockTime>().ok();
             if let Some(time) = segment.and_then(|segment| segment.to_stream_time(end?)) {
-                lock(&self.shared).position = Some(time);
+                lock(&self.accounts).position = Some(time);
             }
             return Ok(Some(buffer));
         }
@@ -337,7 +288,7 @@ impl FastVsr {
     /// Counts a step of work, and tells the application when there was too little memory for it in one piece.
     fn add(&self, work: &Work) {
         let message = {
-            let stats = &mut lock(&self.shared).stats;
+            let stats = &mut lock(&self.accounts).stats;
             stats.add(work);
             (work.steps_down > 0).then(|| stats.memory())
         };
@@ -352,17 +303,10 @@ impl FastVsr {
             (settings.stats_interval(), settings.processing_latency())
         };
         let (changed, message) = {
-            let shared = &mut *lock(&self.shared);
-            shared.stats.frame_out(effort);
-            let is_due = interval.is_some_and(|interval| shared.stats.is_due(interval, Instant::now()));
-            let window = shared.stats.mean_frame().saturating_mul(shared.window_frames);
-            let measured = clock_time(u64::try_from(window.as_nanos()).unwrap_or(u64::MAX));
-            // A quarter of slack, so that not every frame changes the answer.
-            let changed = measured > shared.processing || measured < shared.processing / 2;
-            if changed {
-                shared.processing = measured.saturating_add(measured / 4);
-            }
-            (changed, is_due.then(|| shared.stats.structure()))
+            let accounts = &mut *lock(&self.accounts);
+            let changed = accounts.frame_out(effort);
+            let is_due = interval.is_some_and(|interval| accounts.stats.is_due(interval, Instant::now()));
+            (changed, is_due.then(|| accounts.stats.structure()))
         };
         message.into_iter().for_each(|message| self.post_element(message));
         if changed && chosen.is_none() {
@@ -401,11 +345,7 @@ impl FastVsr {
     /// Drops the frames that wait, and the recurrent state.
     fn flush(&self) {
         gst::debug!(CAT, imp = self, "frames and recurrent state are dropped");
-        {
-            let shared = &mut *lock(&self.shared);
-            shared.deadlines.earliest = None;
-            shared.position = None;
-        }
+        lock(&self.accounts).flush();
         if let Some(state) = lock(&self.state).as_mut() {
             state.flush();
         }
@@ -420,7 +360,7 @@ impl FastVsr {
             Build::Dropped => message.field("state", "dropped"),
             Build::Failed(reason) => message.field("state", "failed").field("error", reason),
         };
-        let provider = lock(&self.engine).as_ref().map(|engine| engine.device().provider.name());
+        let provider = self.opening.engine().map(|engine| engine.device().provider.name());
         let message = message.field("provider", provider).build();
         self.post_element(message);
     }
@@ -441,20 +381,8 @@ impl FastVsr {
             return gst::ClockTime::ZERO;
         }
         let chosen = lock(&self.settings).processing_latency();
-        let shared = lock(&self.shared);
-        shared.window_delay.saturating_add(chosen.unwrap_or(shared.processing))
+        lock(&self.accounts).latency(chosen)
     }
-}
-
-/// Bridges ONNX Runtime's log to the element's category.
-fn log_runtime(severity: Severity, text: &str) {
-    let level = match severity {
-        Severity::Error => gst::DebugLevel::Error,
-        Severity::Warning => gst::DebugLevel::Warning,
-        Severity::Info => gst::DebugLevel::Info,
-        Severity::Trace => gst::DebugLevel::Trace,
-    };
-    gst::log_with_level!(CAT, level, "ONNX Runtime: {text}");
 }
 
 #[glib::object_subclass]
@@ -541,7 +469,7 @@ impl BaseTransformImpl for FastVsr {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         self.stopping.store(false, Ordering::SeqCst);
         self.cancel.reset();
-        *lock(&self.shared) = Shared::default();
+        *lock(&self.accounts) = Accounts::default();
         if lock(&self.settings).passthrough {
             return Ok(());
         }
@@ -554,8 +482,7 @@ impl BaseTransformImpl for FastVsr {
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
         *lock(&self.state) = None;
-        *lock(&self.engine) = None;
-        *lock(&self.loading) = None;
+        self.opening.close();
         gst::info!(CAT, imp = self, "{}", self.stats());
         Ok(())
     }
@@ -668,15 +595,15 @@ impl BaseTransformImpl for FastVsr {
     fn src_event(&self, event: gst::Event) -> bool {
         let event = match event.view() {
             gst::EventView::Navigation(_) if !self.obj().is_passthrough() => {
-                metas::scale_navigation(event, lock(&self.shared).scale.unwrap_or((1.0, 1.0)))
+                metas::scale_navigation(event, lock(&self.accounts).scale())
             }
             gst::EventView::Latency(latency) => {
-                lock(&self.shared).deadlines.configured = Some(latency.latency());
+                lock(&self.accounts).deadlines.configured = Some(latency.latency());
                 event
             }
             gst::EventView::Qos(qos) => {
                 let (_, _, late, frame) = qos.get();
-                lock(&self.shared).deadlines.earliest =
+                lock(&self.accounts).deadlines.earliest =
                     frame.map(|frame| clock_time(frame.nseconds().saturating_add_signed(late)));
                 // The base class would drop frames for it: holes in the window, and fewer frames out than in.
                 return self.obj().sink_pad().push_event(event);
@@ -704,7 +631,7 @@ impl BaseTransformImpl for FastVsr {
         if direction == gst::PadDirection::Src
             && let gst::QueryViewMut::Position(position) = query.view_mut()
             && position.format() == gst::Format::Time
-            && let Some(time) = lock(&self.shared).position
+            && let Some(time) = lock(&self.accounts).position
         {
             position.set(time);
             return true;
@@ -720,7 +647,7 @@ impl BaseTransformImpl for FastVsr {
             gst::debug!(CAT, imp = self, "latency: upstream {min} to {max:?}, own {own}");
             let least = min.saturating_add(own);
             latency.set(live, least, max.map(|max| max.saturating_add(own)));
-            lock(&self.shared).deadlines.promised = live.then_some(least);
+            lock(&self.accounts).deadlines.promised = live.then_some(least);
         }
         true
     }
@@ -787,16 +714,7 @@ impl VideoFilterImpl for FastVsr {
             }
             Some(state)
         };
-        {
-            let mut shared = lock(&self.shared);
-            let delay = state.as_ref().map_or(0, Streaming::delay) as u64;
-            shared.frame_duration = frame_duration(input);
-            let ratio = |output: u32, input: u32| f64::from(output) / f64::from(input);
-            shared.scale = Some((ratio(output.width(), input.width()), ratio(output.height(), input.height())));
-            shared.window_delay = clock_time(shared.frame_duration.nseconds().saturating_mul(delay));
-            shared.window_frames = delay as u32 + 1;
-            shared.stats.tile = state.as_ref().and_then(Streaming::tile).unwrap_or(0) as u64;
-        }
+        lock(&self.accounts).begin(input, output, state.as_ref());
         *lock(&self.state) = state;
         // By its trait: the property `passthrough` has a setter of the same name.
         BaseTransformExt::set_passthrough(&*self.obj(), untouched);
@@ -805,22 +723,8 @@ impl VideoFilterImpl for FastVsr {
     }
 }
 
-/// A time; the highest number of nanoseconds stands for none.
-fn clock_time(nanoseconds: u64) -> gst::ClockTime {
-    gst::ClockTime::from_nseconds(nanoseconds.min(gst::ClockTime::MAX.nseconds()))
-}
-
 fn describe(info: &VideoInfo) -> String {
     format!("{} of {}x{}", info.format(), info.width(), info.height())
-}
-
-fn frame_duration(info: &VideoInfo) -> gst::ClockTime {
-    let fps = info.fps();
-    let (numer, denom) = (fps.numer() as u64, fps.denom() as u64);
-    if numer == 0 {
-        return UNKNOWN_FRAME_DURATION;
-    }
-    gst::ClockTime::SECOND.mul_div_ceil(denom, numer).unwrap_or(UNKNOWN_FRAME_DURATION)
 }
 
 /// Whether a segment goes on where the old one was: frames before and after belong to one sequence.

@@ -1,8 +1,10 @@
 //! The element: everything that knows GStreamer.
 //!
-//! `imp` has the properties and virtual methods, `caps` the negotiation, `streaming` the way of a frame, `convert` and
-//! `colour` the pixel formats, `threads` those that do it, `failure` the errors.
+//! `imp` has the properties and virtual methods, `opening` the way to the engine, `caps` the negotiation, `streaming` the way of
+//! a frame, `accounts` what other threads ask for, `convert` and `colour` the pixel formats, `threads` those that do it, `failure`
+//! the errors.
 
+mod accounts;
 mod bands;
 mod caps;
 mod colour;
@@ -10,6 +12,7 @@ mod convert;
 mod failure;
 mod imp;
 mod metas;
+mod opening;
 mod overload;
 mod settings;
 mod stats;
