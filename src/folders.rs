@@ -1,10 +1,13 @@
-//! Owns the reading of folders from environment variables.
+//! Owns the reading of folders from environment variables, and the folder that this code was installed in.
 //!
 //! A variable that is set and empty is an unset one, and a relative folder is none at all: joined to it, a path would lead
 //! into whatever folder the program was started in, and code or models would be taken from there.
 
 use std::{
     env,
+    ffi::{CStr, OsStr},
+    mem::MaybeUninit,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
@@ -27,4 +30,17 @@ pub(crate) fn of_user(name: &str, below: &str) -> Option<PathBuf> {
 /// The entries of a folder; none if it cannot be read.
 pub(crate) fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path())
+}
+
+/// The folder of the file that this code is in: the plugin's, or that of the program that it is compiled into.
+pub(crate) fn own() -> Option<PathBuf> {
+    let mut info = MaybeUninit::<libc::Dl_info>::uninit();
+    // SAFETY: `dladdr` reads nothing at the address, and fills `info` if it gives something else than zero.
+    let found = unsafe { libc::dladdr(own as *const libc::c_void, info.as_mut_ptr()) } != 0;
+    // SAFETY: filled, and the name is there as long as the file is loaded, which has the code that runs.
+    let name = found.then(|| unsafe { CStr::from_ptr(info.assume_init().dli_fname) });
+    // Programs are called what they were started as, which need not be a path.
+    let plugin = name.map(|name| PathBuf::from(OsStr::from_bytes(name.to_bytes()))).filter(|file| file.is_absolute());
+    let file = plugin.or_else(|| env::current_exe().ok())?;
+    Some(file.canonicalize().ok()?.parent()?.to_owned())
 }

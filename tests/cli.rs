@@ -526,7 +526,7 @@ fn models_are_listed_measured_and_warmed() {
 }
 
 #[test]
-fn the_folder_of_the_plugin_is_told() {
+fn the_python_package_has_its_plugin_and_its_models() {
     let folder = tempfile::tempdir().unwrap();
     // As the Python package has them, and as a build has.
     for (program, plugins) in [("fastvsr/bin", "fastvsr/gstreamer-1.0"), ("release", "release")] {
@@ -539,4 +539,16 @@ fn the_folder_of_the_plugin_is_told() {
         let said = Command::new(program.join("fastvsr")).arg("plugin-path").output().unwrap();
         assert_eq!(String::from_utf8(said.stdout).unwrap().trim(), plugins.to_str().unwrap());
     }
+    // Its models are found by their names.
+    let manifest = fs::read_to_string(Path::new(&model("counter")).join("model.toml")).unwrap();
+    for place in ["fastvsr/models/own", "models/other"] {
+        fs::create_dir_all(folder.path().join(place)).unwrap();
+        fs::write(folder.path().join(place).join("model.toml"), &manifest).unwrap();
+    }
+    let listed = |program: &str| {
+        let mut command = Command::new(folder.path().join(program).join("fastvsr"));
+        String::from_utf8(command.arg("models").output().unwrap().stdout).unwrap()
+    };
+    assert!(listed("fastvsr/bin").contains("fastvsr/models/own"));
+    assert!(!listed("release").contains("models/other"));
 }

@@ -14,7 +14,6 @@
  */
 
 use std::{
-    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -170,7 +169,7 @@ impl FastVsr {
             return Ok(Some(engine));
         }
         let settings = lock(&self.settings).clone();
-        let Some(engine) = self.opening.open(&settings, &self.plugin_folders(), &self.cancel, limit)? else {
+        let Some(engine) = self.opening.open(&settings, &self.cancel, limit)? else {
             gst::info!(CAT, imp = self, "the model is still being loaded");
             return Ok(None);
         };
@@ -192,16 +191,6 @@ impl FastVsr {
         }
         lock(&self.accounts).stats.model = Some((manifest.name.clone(), device));
         Ok(Some(engine))
-    }
-
-    /// Folders where the plugin's own runtime may have been installed: beside its file; beside the folder of plugins, where
-    /// GStreamer does not take it for one; in the Python package beside the plugin's own, `fastvsr/gstreamer-1.0`.
-    fn plugin_folders(&self) -> Vec<PathBuf> {
-        let plugin = self.obj().factory().and_then(|factory| factory.plugin());
-        let folder = plugin.and_then(|plugin| plugin.filename()).and_then(|file| file.parent().map(PathBuf::from));
-        let Some(folder) = folder else { return Vec::new() };
-        let package = folder.ends_with("fastvsr/gstreamer-1.0").then(|| folder.join("../../onnxruntime/capi"));
-        package.into_iter().chain([folder.join("../fastvsr"), folder]).collect()
     }
 
     /// Posts an error and says how the flow ends.

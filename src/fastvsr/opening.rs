@@ -9,6 +9,7 @@ use std::{
 use super::{imp::CAT, settings::Settings};
 use crate::{
     engine::{self, Cancel, Engine, Error, Key, Severity},
+    folders,
     model::Source,
     sync::lock,
 };
@@ -28,16 +29,15 @@ impl Opening {
     }
 
     /// The engine that the settings ask for, with its model loaded; `None` if that takes longer than until `limit`, and goes
-    /// on. `folders` are those where the plugin's own runtime may lie.
+    /// on.
     pub(super) fn open(
         &self,
         settings: &Settings,
-        folders: &[PathBuf],
         cancel: &Arc<Cancel>,
         limit: Option<Instant>,
     ) -> Result<Option<Arc<Engine>>, Error> {
         let source = Source::find(&settings.model()).map_err(Error::Model)?;
-        let runtime = engine::load_runtime(settings.runtime_library().as_deref(), folders, log_runtime)?;
+        let runtime = engine::load_runtime(settings.runtime_library().as_deref(), &beside(), log_runtime)?;
         let key = Key {
             source,
             provider: settings.execution_provider.provider(),
@@ -68,6 +68,14 @@ impl Opening {
         }
         Some(Source::find(&settings.model()).and_then(|source| source.manifest()).ok()?.geometry.scale)
     }
+}
+
+/// Folders where the plugin's own runtime may have been installed: in the Python package beside the plugin's own,
+/// `fastvsr/gstreamer-1.0`; beside the folder of plugins, where GStreamer does not take it for one; beside its file.
+fn beside() -> Vec<PathBuf> {
+    let Some(folder) = folders::own() else { return Vec::new() };
+    let package = folder.ends_with("fastvsr/gstreamer-1.0").then(|| folder.join("../../onnxruntime/capi"));
+    package.into_iter().chain([folder.join("../fastvsr"), folder]).collect()
 }
 
 /// Bridges ONNX Runtime's log to the element's category.

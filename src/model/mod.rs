@@ -213,11 +213,17 @@ impl Source {
     }
 }
 
-/// Folders that are searched for packages by name: `$FASTVSR_MODEL_PATH`, then `fastvsr/models` in the XDG data folders.
+/// Folders that are searched for packages by name: `$FASTVSR_MODEL_PATH`, `fastvsr/models` in the user's data folder, in the
+/// Python package that this code is in, and in the system's data folders.
 pub fn search_path() -> Vec<PathBuf> {
-    let system = folders::list("XDG_DATA_DIRS", "/usr/local/share:/usr/share").into_iter();
-    let installed = user_folder().into_iter().chain(system.map(|folder| folder.join(INSTALLED)));
-    folders::list("FASTVSR_MODEL_PATH", "").into_iter().chain(installed).collect()
+    let system = folders::list("XDG_DATA_DIRS", "/usr/local/share:/usr/share");
+    let python = folders::own()
+        .and_then(|folder| folder.parent().map(PathBuf::from))
+        .filter(|package| package.ends_with("fastvsr"));
+    let python = python.map(|package| package.join("models"));
+    let installed = system.into_iter().map(|folder| folder.join(INSTALLED));
+    let named = folders::list("FASTVSR_MODEL_PATH", "");
+    named.into_iter().chain(user_folder()).chain(python).chain(installed).collect()
 }
 
 /// The user's folder among them; `None` without a home.
