@@ -193,6 +193,49 @@ fn pictures_in_a_row_are_a_film() {
 }
 
 #[test]
+fn gifs_are_films_of_what_is_seen_as_long_as_it_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let mut file =
+        gif::Encoder::new(fs::File::create(at.join("a.gif")).unwrap(), 32, 24, &[255, 255, 255, 0, 0, 0, 9, 9, 9])
+            .unwrap();
+    file.set_repeat(gif::Repeat::Infinite).unwrap();
+    // White; a black corner, for no time; nothing that is seen.
+    for (colour, (width, height), delay) in [(0, (32, 24), 10), (1, (16, 12), 0), (2, (32, 24), 20)] {
+        let pixels = vec![colour; usize::from(width) * usize::from(height)];
+        let mut frame = gif::Frame::from_indexed_pixels(width, height, pixels, Some(2));
+        frame.delay = delay;
+        file.write_frame(&frame).unwrap();
+    }
+    drop(file);
+    upscaled(at, &["a.gif", "a.mkv"]);
+    assert_eq!(shown(&at.join("a.mkv")), [0, 100, 200]);
+    let (film, grey) = (at.join("a.mkv"), at.join("grey"));
+    let decode = "decodebin ! videoconvert ! video/x-raw,format=GRAY8";
+    Pipeline::new(&format!("filesrc location={} ! {decode} ! filesink location={}", film.display(), grey.display()))
+        .run();
+    // Both ends of the diagonal.
+    let pixels = fs::read(grey).unwrap();
+    let seen = pixels.chunks(64 * 48).map(|frame| [frame[0] > 128, frame[frame.len() - 1] > 128]);
+    assert_eq!(seen.collect::<Vec<_>>(), [[true, true], [false, true], [false, true]]);
+
+    let whole = fs::read(at.join("a.gif")).unwrap();
+    fs::write(at.join("cut.gif"), &whole[..whole.len() - 20]).unwrap();
+    upscaled(at, &["cut.gif", "cut.mkv"]);
+    assert!((1..=3).contains(&shown(&at.join("cut.mkv")).len()));
+    for (name, bytes, reason) in [
+        ("header.gif", &whole[..20], "no picture in it can be decoded"),
+        ("empty.gif", &[&whole[..25], b";"].concat(), "no picture in it can be decoded"),
+        ("huge.gif", &[&whole[..6], &[255; 4], &whole[10..]].concat(), "pixels, got 65535x65535"),
+    ] {
+        fs::write(at.join(name), bytes).unwrap();
+        let output = upscale(at, &[name, "no.mkv"]);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains(reason), "{name}: {said}");
+    }
+}
+
+#[test]
 fn whatever_decodes_is_upscaled() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

@@ -15,6 +15,7 @@ mod compare;
 mod doctor;
 mod encoder;
 mod fields;
+mod gif;
 mod hidden;
 mod journal;
 mod many;

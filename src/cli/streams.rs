@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow, ensure};
 use gst::prelude::*;
 use gstfastvsr::sync::lock;
 
-use crate::{playback::Playback, ts};
+use crate::{gif, playback::Playback, ts};
 
 /// Elements that read the file called `file`; [`split`] does the rest.
 pub(crate) const SPLIT: &str = "filesrc name=file ! parsebin name=streams";
@@ -88,6 +88,14 @@ pub(crate) fn split(playback: &Playback, path: &Path, check: impl Fn() -> Result
             }
         }
     });
+    if gif::is_one(path) {
+        // It takes the place of the elements that would read it.
+        playback.0.remove(&playback.element("file"))?;
+        parsebin.set_locked_state(true);
+        let source = gif::source(path)?;
+        playback.0.add(&source)?;
+        hold(&found, &playback.0, &source.static_pad("src").expect("it is a source"))?;
+    }
     playback.set_state(gst::State::Paused)?;
     playback.wait("the file does not say what is in it", || lock(&found).complete() || check().is_err())?;
     check()?;
@@ -97,11 +105,6 @@ pub(crate) fn split(playback: &Playback, path: &Path, check: impl Fn() -> Result
     for stream in &mut streams {
         stream.caps = stream.format().unwrap_or_else(|| stream.caps.clone());
     }
-    let gif = streams.iter().any(|stream| stream.name() == "image/gst-libav-gif");
-    ensure!(
-        !gif,
-        "GStreamer 1.22 finds no end in GIF: expected another format, as `ffmpeg -i FILE.gif FILE.mkv` makes it"
-    );
     Ok(streams)
 }
 
