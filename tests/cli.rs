@@ -429,7 +429,7 @@ fn begin(folder: &Path, input: &str) -> Child {
     let mut command = fastvsr(folder, &["upscale", input, "out.mp4"]);
     let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let journal = folder.join(".out.mp4.fastvsr");
-    let deadline = Instant::now() + Duration::from_secs(60);
+    let deadline = Instant::now() + PATIENCE;
     while fs::metadata(&journal).map_or(0, |about| about.len()) < 60_000 {
         assert!(child.try_wait().unwrap().is_none(), "it ended before it could be interrupted");
         assert!(Instant::now() < deadline, "no frame was written");

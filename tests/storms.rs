@@ -73,9 +73,7 @@ fn storm(seed: u64, window: u32, duration: Duration, limit: Duration) {
     let begin = Instant::now();
     while begin.elapsed() < duration {
         let name = OPERATIONS[random.below(OPERATIONS.len() as u64) as usize];
-        let start = Instant::now();
-        operate(&pipeline, name, &mut random);
-        times.push((start.elapsed(), name));
+        times.push((timed(name, limit, || operate(&pipeline, name, &mut random)), name));
         assert_eq!(pipeline.error(), None, "operation {}, {name}", times.len());
         std::thread::sleep(Duration::from_millis(random.below(60)));
     }
@@ -89,7 +87,6 @@ fn storm(seed: u64, window: u32, duration: Duration, limit: Duration) {
         milliseconds(times[times.len() * 99 / 100].0),
         milliseconds(worst)
     );
-    assert!(worst < limit, "a {name} took {worst:?}");
     timed("shutdown after the storm", limit, || change(&pipeline, gst::State::Null));
     pipeline.by_name("vsr").unwrap().set_property("passthrough", false);
     pipeline.set_state(gst::State::Playing).unwrap();
@@ -140,9 +137,7 @@ fn starts_and_stops(count: usize) {
         pipeline.set_state(gst::State::Playing).unwrap();
         pipeline.settle();
         starting = starting.max(begin.elapsed());
-        let begin = Instant::now();
-        pipeline.set_state(gst::State::Null).unwrap();
-        stopping = stopping.max(begin.elapsed());
+        stopping = stopping.max(timed("stop", SOON, || change(&pipeline, gst::State::Null)));
         if n == 4 {
             before = Some(held());
         }
@@ -157,7 +152,6 @@ fn starts_and_stops(count: usize) {
     for (before, after) in before.unwrap().into_iter().zip(held()) {
         assert!(after <= before + 2, "{before} threads or files became {after}");
     }
-    assert!(stopping < SOON, "{stopping:?}");
 }
 
 #[test]
@@ -208,7 +202,7 @@ fn sixteen(frames: u64, limit: Duration) {
             assert!(end.as_ref().is_none_or(|end| end.type_() == gst::MessageType::Eos), "{end:?}");
             end.is_none()
         });
-        assert!(begin.elapsed() < Duration::from_secs(20 + frames), "{} streams do not end", left.len());
+        assert!(begin.elapsed() < PATIENCE, "{} streams do not end", left.len());
     }
     println!("{flushes} flushes while 15 streams of {frames} frames ran, the worst {worst:.1?}");
     assert_eq!(restless.error(), None);

@@ -10,14 +10,19 @@ pub mod slow;
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, Once},
+    time::Duration,
 };
 
 use gst::prelude::*;
 use gst_check::Harness;
 use gst_video::{VideoFrameExt, VideoFrameRef, VideoInfo};
 
-/// Longest wait for anything that a pipeline should do.
-pub const TIMEOUT: gst::ClockTime = gst::ClockTime::from_seconds(100);
+/// Longest wait for anything that should happen: on a machine with other work it may take as long as that, and only what hangs
+/// takes longer.
+pub const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The same for a pipeline.
+pub const TIMEOUT: gst::ClockTime = gst::ClockTime::from_seconds(PATIENCE.as_secs());
 
 /// Duration of a frame in the caps of [`rgb`].
 pub const FRAME: gst::ClockTime = gst::ClockTime::from_mseconds(40);
