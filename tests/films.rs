@@ -176,6 +176,46 @@ fn fields_of_two_moments_become_two_frames() {
 }
 
 #[test]
+fn of_a_film_made_thirty_frames_a_second_the_twenty_four_are_found() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for mux in ["matroskamux", "mpegtsmux"] {
+        let pipeline = Pipeline::new(&format!(
+            "videotestsrc num-buffers=96 pattern=bar horizontal-speed=8 ! \
+             video/x-raw,format=I420,width=64,height=48,framerate=24000/1001 ! interlace field-pattern=2:3 ! \
+             capssetter caps=video/x-raw,interlace-mode=interleaved,field-order=top-field-first ! \
+             x264enc interlaced=true tune=zerolatency quantizer=10 key-int-max=20 ! h264parse name=parse ! {mux} ! \
+             filesink location={}",
+            at.join(mux).display()
+        ));
+        // A third of a second is lost.
+        let packets = Mutex::new(0..);
+        pipeline.by_name("parse").unwrap().static_pad("src").unwrap().add_probe(
+            gst::PadProbeType::BUFFER,
+            move |_, _| {
+                let lost = (60..70).contains(&packets.lock().unwrap().next().unwrap());
+                if lost { gst::PadProbeReturn::Drop } else { gst::PadProbeReturn::Ok }
+            },
+        );
+        pipeline.run();
+        for (name, options, begin) in
+            [("auto.mkv", &["--deinterlace", "auto"][..], 0), ("part.mkv", &["--start", "1"], 1000)]
+        {
+            let said = upscaled(at, &[&[mux, name, "--force"][..], options].concat());
+            assert!(said.contains("24 frames a second"), "{said}");
+            let times: Vec<_> = shown(&at.join(name)).into_iter().map(|time| time + begin).collect();
+            let expected = (0..96).map(|n| n * 1001 / 24).filter(|time| *time >= begin && !(2002..2335).contains(time));
+            let expected: Vec<_> = expected.collect();
+            // Where something is missing the fields beside it belong to no frame.
+            let alike = |time: &u64| expected.iter().any(|expected| expected.abs_diff(*time) <= 34);
+            assert!(times.len().abs_diff(expected.len()) <= 3, "{mux}, {name}: {times:?}");
+            assert!(times.iter().all(alike), "{mux}, {name}: {times:?}, not {expected:?}");
+            assert!(times.windows(2).filter(|pair| (pair[1] - pair[0]).abs_diff(42) <= 1).count() + 6 > times.len());
+        }
+    }
+}
+
+#[test]
 fn pictures_in_a_row_are_a_film() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

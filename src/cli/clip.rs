@@ -17,23 +17,26 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use gst::prelude::*;
-use gst_video::{VideoColorMatrix, VideoColorimetry, VideoInfo};
+use gst_video::{VideoBufferFlags, VideoColorMatrix, VideoColorimetry, VideoInfo};
 use gstfastvsr::sync::lock;
 
 use crate::{
-    fields,
+    fields::{self, Moments},
     playback::Playback,
     streams::{self, Stream, words},
 };
 
-/// Elements that read the clip called `file` as raw video; [`Clip::attach`] does the rest.
-pub(crate) fn read() -> String {
+/// Elements that read a clip as raw video; [`Clip::attach`] does the rest.
+fn read(deinterlace: Deinterlace) -> String {
     // Converted where an element does not know a format: most decoders give what every one of them knows.
     let convert = "videoconvert n-threads=0";
+    let fields = match deinterlace {
+        Deinterlace::Film => "ivtc",
+        _ => "deinterlace fields=all method=greedyh",
+    };
     format!(
         "{}  decodebin name=decode  queue name=frames max-size-time=0 max-size-bytes=0 max-size-buffers=8 ! \
-         {convert} ! deinterlace name=deinterlace fields=all method=greedyh ! {convert} ! \
-         videoflip video-direction=auto ! {convert}",
+         {convert} ! {fields} name=fields ! {convert} ! videoflip video-direction=auto ! {convert}",
         streams::SPLIT
     )
 }
@@ -41,8 +44,10 @@ pub(crate) fn read() -> String {
 /// What becomes of interlaced video.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Deinterlace {
-    /// As `field` where the first seconds show that the fields of a frame are of two moments, else as `frame`
+    /// What the first two seconds show: `film`, `field` where the fields of a frame are of two moments, else `frame`
     Auto,
+    /// The 24 frames a second of a film that was made 30 for television, each as it was (3:2 pulldown)
+    Film,
     /// One frame for two fields: as many as before
     Frame,
     /// One frame for each field: 50 or 60 a second, as it was filmed
@@ -106,11 +111,16 @@ impl Clip {
             identity,
             seeks: false,
         };
-        let playback = Playback::new(&format!("{} ! fakesink name=first sync=false", read()))?;
+        let playback = Playback::new(&format!("{} ! fakesink name=first sync=false", read(Deinterlace::Field)))?;
         clip.look(&playback)
             .map_err(|err| explain(&playback, err))
             .with_context(|| format!("`{}` is not a video that GStreamer can read", path.display()))?;
         Ok(clip)
+    }
+
+    /// Elements that read the clip as raw video; [`Clip::attach`] does the rest.
+    pub(crate) fn read(&self) -> String {
+        read(self.deinterlace)
     }
 
     /// Plays up to the first frame, and notes what is there.
@@ -118,7 +128,7 @@ impl Clip {
         let streams = self.streams(playback)?;
         let sinks: Vec<_> = streams.iter().map(|stream| stream.pad()).collect();
         let recorded = streams.iter().any(Stream::is_recorded);
-        let fields = judge_fields(&playback.element("frames").static_pad("src").expect("a queue has a source pad"));
+        let fields = look_at_fields(&playback.element("frames").static_pad("src").expect("a queue has a source pad"));
         let video = self.connect(playback, streams)?;
         let first = playback.element("first").static_pad("sink").expect("a fakesink has a sink pad");
         let (arrived, ended) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
@@ -138,23 +148,36 @@ impl Clip {
         playback.wait("it gives no frame", || arrived().is_some())?;
         let mut caps = first.current_caps().context("no frame in it can be decoded")?;
         let decoded = playback.element("frames").static_pad("src").and_then(|pad| pad.current_caps());
-        self.interlaced = decoded
-            .and_then(|caps| VideoInfo::from_caps(&caps).ok())
-            .is_some_and(|info| info.interlace_mode() != gst_video::VideoInterlaceMode::Progressive);
-        let judged = || *lock(&fields);
+        let decoded = decoded.and_then(|caps| VideoInfo::from_caps(&caps).ok());
+        let mode = decoded.as_ref().map(VideoInfo::interlace_mode);
+        self.interlaced = mode.is_some_and(|mode| mode != gst_video::VideoInterlaceMode::Progressive);
         if self.deinterlace == Deinterlace::Auto && self.interlaced {
             playback.set_state(gst::State::Playing)?;
-            let enough = || judged().0 >= fields::LOOKED_AT || ended.load(Ordering::SeqCst);
+            let enough = || lock(&fields).len() >= fields::LOOKED_AT || ended.load(Ordering::SeqCst);
             playback.wait("its frames take too long", enough)?;
         }
-        if self.deinterlace == Deinterlace::Auto {
-            let two = judged().1 >= fields::ENOUGH;
-            self.deinterlace = if two { Deinterlace::Field } else { Deinterlace::Frame };
-        }
         let rate = VideoInfo::from_caps(&caps)?.fps();
-        if self.interlaced && self.deinterlace == Deinterlace::Frame {
-            // Both fields come from the element, and every second one is dropped.
-            caps.make_mut().set("framerate", rate / 2);
+        // What finds a film's frames knows 8 bits.
+        let is_usual = decoded.is_some_and(|info| info.comp_depth(0) == 8 && info.width() <= 2048);
+        let is_ntsc = rate == gst::Fraction::new(60000, 1001) || rate == gst::Fraction::new(60, 1);
+        let finds_films = is_usual && is_ntsc && gst::ElementFactory::find("ivtc").is_some();
+        self.deinterlace = match self.deinterlace {
+            Deinterlace::Auto => match fields::judge(&lock(&fields)) {
+                Moments::One => Deinterlace::Frame,
+                Moments::Film if finds_films => Deinterlace::Film,
+                Moments::Film | Moments::Two => Deinterlace::Field,
+            },
+            Deinterlace::Film if !self.interlaced => Deinterlace::Frame,
+            chosen => chosen,
+        };
+        if self.interlaced {
+            // Both fields came from the element here.
+            let rate = match self.deinterlace {
+                Deinterlace::Frame => rate / 2,
+                Deinterlace::Film => rate * 2 / 5,
+                _ => rate,
+            };
+            caps.make_mut().set("framerate", rate);
         }
         self.video = VideoInfo::from_caps(&caps)?;
         let segment = sinks[video].sticky_event::<gst::event::Segment>(0).context("the video has no times")?;
@@ -226,7 +249,11 @@ impl Clip {
             }
         });
         self.connect(playback, streams)?;
-        if self.seeks && range.from > self.zero {
+        // Which frames of a film are found depends on where it is begun.
+        let is_film = self.deinterlace == Deinterlace::Film;
+        if is_film {
+            keep_times(&playback.element("fields"), range.from);
+        } else if self.seeks && range.from > self.zero {
             playback.wait("the file gives no frame", || arrived.load(Ordering::SeqCst))?;
             let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT | gst::SeekFlags::SNAP_BEFORE;
             let stop = gst::ClockTime::NONE;
@@ -246,7 +273,7 @@ impl Clip {
                 // The frames that follow are then refused.
                 pad.push_event(gst::event::Eos::new());
                 gst::PadProbeReturn::Drop
-            } else if time < range.from.nseconds() as i64 {
+            } else if time < range.from.nseconds() as i64 && !is_film {
                 gst::PadProbeReturn::Handled
             } else {
                 gst::PadProbeReturn::Ok
@@ -264,8 +291,10 @@ impl Clip {
             let kinds: BTreeSet<_> = streams.iter().map(Stream::kind).collect();
             bail!("expected a video stream, got {} alone", kinds.into_iter().collect::<Vec<_>>().join(" and "));
         };
-        let deinterlace = playback.element("deinterlace");
-        choose_fields(&deinterlace, self.deinterlace == Deinterlace::Field);
+        let fields = playback.element("fields");
+        if fields.has_property("fields") {
+            choose_fields(&fields, self.deinterlace == Deinterlace::Field);
+        }
         let frames = playback.element("frames").static_pad("sink").expect("a queue has a sink pad");
         let woven = self.deinterlace == Deinterlace::Off;
         frames.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| mend_events(info, woven));
@@ -334,17 +363,18 @@ fn rise(pad: &gst::Pad, buffer: &mut gst::Buffer, last: Option<i64>) -> Option<i
     Some(time)
 }
 
-/// Counts the frames that pass a pad, and those whose fields are seen to be of two moments.
-fn judge_fields(pad: &gst::Pad) -> Arc<Mutex<(usize, usize)>> {
-    let seen = Arc::<Mutex<(usize, usize)>>::default();
+/// Of the first frames that pass a pad, whether their fields are seen to be of two moments.
+fn look_at_fields(pad: &gst::Pad) -> Arc<Mutex<Vec<bool>>> {
+    let seen = Arc::<Mutex<Vec<bool>>>::default();
     pad.add_probe(gst::PadProbeType::BUFFER, {
         let seen = Arc::clone(&seen);
         move |pad, info| {
             let video = pad.current_caps().and_then(|caps| VideoInfo::from_caps(&caps).ok());
             if let Some((buffer, video)) = info.buffer().zip(video) {
                 let mut seen = lock(&seen);
-                seen.0 += 1;
-                seen.1 += usize::from(seen.0 <= fields::LOOKED_AT && is_combed(buffer, &video));
+                if seen.len() < fields::LOOKED_AT {
+                    seen.push(is_combed(buffer, &video));
+                }
             }
             gst::PadProbeReturn::Ok
         }
@@ -354,7 +384,7 @@ fn judge_fields(pad: &gst::Pad) -> Arc<Mutex<(usize, usize)>> {
 
 /// Whether the fields of a frame are seen to be of two moments.
 fn is_combed(buffer: &gst::BufferRef, video: &VideoInfo) -> bool {
-    use gst_video::{VideoBufferFlags, VideoFrameExt, VideoInterlaceMode};
+    use gst_video::{VideoFrameExt, VideoInterlaceMode};
     let mode = video.interlace_mode();
     let interlaced = mode == VideoInterlaceMode::Interleaved
         || (mode == VideoInterlaceMode::Mixed
@@ -395,6 +425,52 @@ fn choose_fields(deinterlace: &gst::Element, both: bool) {
         let wanted = came.remove(&time) || (both && *last < time);
         *last = time.max(*last);
         if wanted { gst::PadProbeReturn::Ok } else { gst::PadProbeReturn::Handled }
+    });
+}
+
+/// Keeps the times of a film's frames: `ivtc` counts on from where a segment starts, whatever the times of what it takes. Frames
+/// before `from` are dropped.
+fn keep_times(ivtc: &gst::Element, from: gst::ClockTime) {
+    let sink = ivtc.static_pad("sink").expect("ivtc has a sink pad");
+    let source = ivtc.static_pad("src").expect("ivtc has a source pad");
+    // When it began to count, and the fields since.
+    let counted = Mutex::new(None);
+    sink.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        let (Some(buffer), Some(video)) =
+            (info.buffer(), pad.current_caps().and_then(|caps| VideoInfo::from_caps(&caps).ok()))
+        else {
+            return gst::PadProbeReturn::Ok;
+        };
+        let (Some(time), rate) = (buffer.pts(), video.fps()) else { return gst::PadProbeReturn::Ok };
+        let is_longer = VideoBufferFlags::from_bits_truncate(buffer.flags().bits()).contains(VideoBufferFlags::RFF);
+        let fields = 2 + u64::from(is_longer);
+        let after =
+            |fields: u64| gst::ClockTime::SECOND.mul_div_floor(fields * rate.denom() as u64, 2 * rate.numer() as u64);
+        let frame = after(2).unwrap_or_default();
+        let mut counted = lock(&counted);
+        let expected = counted.and_then(|(start, fields): (gst::ClockTime, u64)| Some(start + after(fields)?));
+        if expected.is_some_and(|expected| expected.absdiff(time) <= frame) {
+            *counted = counted.map(|(start, before)| (start, before + fields));
+        } else {
+            *counted = Some((time, fields));
+            let event = pad.sticky_event::<gst::event::Segment>(0);
+            if let Some(old) = event.as_ref().and_then(|event| event.segment().downcast_ref::<gst::ClockTime>()) {
+                let mut segment = old.clone();
+                segment.set_time(old.to_stream_time(time));
+                segment.set_base(old.to_running_time(time).unwrap_or_default());
+                segment.set_start(time);
+                segment.set_position(time);
+                pad.send_event(gst::event::Segment::new(&segment));
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+    source.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data else { return gst::PadProbeReturn::Ok };
+        // It marks every fourth one, of a film that goes on.
+        buffer.make_mut().unset_flags(gst::BufferFlags::DISCONT);
+        let is_early = stream_time(pad, buffer.pts()).is_some_and(|time| time < from.nseconds() as i64);
+        if is_early { gst::PadProbeReturn::Handled } else { gst::PadProbeReturn::Ok }
     });
 }
 

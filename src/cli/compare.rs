@@ -12,7 +12,7 @@ use gst_video::{VideoFrameExt, VideoFrameRef, VideoInfo};
 use gstfastvsr::frames::RGB;
 
 use crate::{
-    clip::{self, Clip, Deinterlace, Range},
+    clip::{Clip, Deinterlace, Range},
     encoder::{self, Container},
     hidden,
     playback::{self, Playback},
@@ -99,7 +99,7 @@ fn film(args: &Args, clip: &Clip, range: Range, part: &Path) -> Result<Pair> {
          tee. ! queue {unlimited} ! videoscale method=catrom add-borders=false name=scale ! capsfilter name=size ! \
          appsink name=bicubic sync=false max-buffers=2  \
          tee. ! queue {unlimited} ! fastvsr name=vsr ! capsfilter name=asked ! appsink name=fastvsr sync=false max-buffers=2",
-        clip::read()
+        clip.read()
     ))?;
     args.upscaler.configure(&reader.element("vsr"))?;
     // Whatever size of frames comes, both branches give the same.

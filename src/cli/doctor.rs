@@ -37,6 +37,7 @@ const WELCOME: &[(&str, &str, &str)] = &[
     ("avdec_h265", "gstreamer1.0-libav", "H.265 input"),
     ("x265enc", "gstreamer1.0-plugins-bad", "--codec h265"),
     ("av1enc", "gstreamer1.0-plugins-bad", "--codec av1"),
+    ("ivtc", "gstreamer1.0-plugins-bad", "--deinterlace film"),
     ("vp9enc", "gstreamer1.0-plugins-good", ".webm output"),
     ("avenc_aac", "gstreamer1.0-libav", "audio that .mp4 cannot hold"),
     ("opusenc", "gstreamer1.0-plugins-base", "audio that .webm cannot hold"),

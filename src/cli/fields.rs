@@ -1,11 +1,37 @@
 //! Owns the judgement whether the two fields of frames show two moments, as discs, tapes and recordings do that were filmed
-//! so, or one, as films do that are only stored so.
+//! so, or one, as films do that are only stored so, or now one and now two, as films do that were made 30 frames a second of 24.
 
 /// Frames that are looked at: two seconds, about.
 pub(crate) const LOOKED_AT: usize = 50;
 
 /// How many of them must show it: one may be a cut.
-pub(crate) const ENOUGH: usize = 3;
+const ENOUGH: usize = 3;
+
+/// How many of them show that it is every fifth frame and the one after it, and no accident.
+const SURE: usize = 10;
+
+/// What the fields of frames show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moments {
+    One,
+    Two,
+    /// Of five frames three show one, and two show two (3:2 pulldown).
+    Film,
+}
+
+/// Judges by frames in a row, whether each [`is_combed`].
+pub(crate) fn judge(combed: &[bool]) -> Moments {
+    let in_phase = |phase| combed.iter().skip(phase).step_by(5).filter(|combed| **combed).count();
+    let all = (0..5).map(in_phase).sum::<usize>();
+    let is_film = (0..5).any(|phase| {
+        in_phase(phase).min(in_phase((phase + 1) % 5)) > 0 && in_phase(phase) + in_phase((phase + 1) % 5) == all
+    });
+    match all {
+        ..ENOUGH => Moments::One,
+        SURE.. if is_film => Moments::Film,
+        _ => Moments::Two,
+    }
+}
 
 /// Levels of 255 by which rows must differ. Noise does not, and a line in a drawing has no second one two rows away.
 const STEP: i32 = 24;
@@ -42,6 +68,21 @@ mod tests {
     fn movement_between_fields_is_seen() {
         assert!(moved(3) && moved(8));
         assert!(!moved(0));
+    }
+
+    #[test]
+    fn a_film_shows_two_moments_in_two_of_five_frames() {
+        let frames = |combed: fn(usize) -> bool| judge(&(0..LOOKED_AT).map(combed).collect::<Vec<_>>());
+        assert_eq!(frames(|_| false), Moments::One);
+        assert_eq!(frames(|n| n == 7 || n == 8), Moments::One, "a cut");
+        assert_eq!(frames(|_| true), Moments::Two);
+        assert_eq!(frames(|n| n > 30), Moments::Two);
+        assert_eq!(frames(|n| n % 5 > 2), Moments::Film);
+        assert_eq!(frames(|n| matches!(n % 5, 0 | 4)), Moments::Film);
+        assert_eq!(frames(|n| n > 20 && n % 5 > 2), Moments::Film, "it begins with a title");
+        assert_eq!(frames(|n| n > 40 && n % 5 > 2), Moments::Two, "too few to be sure");
+        assert_eq!(frames(|n| n % 5 == 2), Moments::Two);
+        assert_eq!(frames(|n| n % 5 > 2 || n == 12), Moments::Two);
     }
 
     #[test]

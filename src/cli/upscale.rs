@@ -190,6 +190,9 @@ fn notes(args: &Args, clip: &Clip, encoder: &Encoder, video: &VideoInfo, most: u
     }
     if clip.interlaced && args.deinterlace == Deinterlace::Auto {
         let (what, other) = match clip.deinterlace {
+            Deinterlace::Film => {
+                ("the 24 frames a second of the film that was made 30", "field gives one for each field")
+            }
             Deinterlace::Field => ("one frame for each field, as it was filmed", "frame gives one for two"),
             _ => ("one frame for two fields, which show one moment", "field gives one for each"),
         };
@@ -284,7 +287,7 @@ fn play(job: &Job, writer: &Shared, done: Done, progress: &mut Progress) -> Resu
     let playback = Playback::new(&format!(
         "{} ! fastvsr name=vsr ! capsfilter name=size ! queue max-size-time=0 max-size-bytes=0 max-size-buffers=4 name=large ! {} ! \
          appsink name=sink sync=false max-buffers=8",
-        clip::read(),
+        clip.read(),
         encoder.launch
     ))?;
     let element = playback.element("vsr");
