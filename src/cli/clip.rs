@@ -17,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use gst::prelude::*;
-use gst_video::{VideoBufferFlags, VideoColorMatrix, VideoColorimetry, VideoInfo};
+use gst_video::{VideoBufferFlags, VideoColorMatrix, VideoColorimetry, VideoInfo, video_frame::VideoBufferExt};
 use gstfastvsr::sync::lock;
 
 use crate::{
@@ -387,8 +387,7 @@ fn is_combed(buffer: &gst::BufferRef, video: &VideoInfo) -> bool {
     use gst_video::{VideoFrameExt, VideoInterlaceMode};
     let mode = video.interlace_mode();
     let interlaced = mode == VideoInterlaceMode::Interleaved
-        || (mode == VideoInterlaceMode::Mixed
-            && VideoBufferFlags::from_bits_truncate(buffer.flags().bits()).contains(VideoBufferFlags::INTERLACED));
+        || (mode == VideoInterlaceMode::Mixed && buffer.video_flags().contains(VideoBufferFlags::INTERLACED));
     // In packed forms of more bits samples are no bytes.
     let (depth, step) = (video.comp_depth(0), video.comp_pstride(0));
     if !interlaced || step <= 0 || depth > 16 {
@@ -442,7 +441,7 @@ fn keep_times(ivtc: &gst::Element, from: gst::ClockTime) {
             return gst::PadProbeReturn::Ok;
         };
         let (Some(time), rate) = (buffer.pts(), video.fps()) else { return gst::PadProbeReturn::Ok };
-        let is_longer = VideoBufferFlags::from_bits_truncate(buffer.flags().bits()).contains(VideoBufferFlags::RFF);
+        let is_longer = buffer.video_flags().contains(VideoBufferFlags::RFF);
         let fields = 2 + u64::from(is_longer);
         let after =
             |fields: u64| gst::ClockTime::SECOND.mul_div_floor(fields * rate.denom() as u64, 2 * rate.numer() as u64);
@@ -544,4 +543,22 @@ fn kept_tags(tags: &gst::TagListRef) -> gst::TagList {
         }
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_mixed_frames_those_count_that_are_marked() {
+        gst::init().unwrap();
+        let info = VideoInfo::builder(gst_video::VideoFormat::Gray8, 64, 64);
+        let info = info.interlace_mode(gst_video::VideoInterlaceMode::Mixed).build().unwrap();
+        let bright = |at: usize| (20..40).contains(&(at % 64 + at / 64 % 2 * 8)) && (20..40).contains(&(at / 64));
+        let pixels: Vec<u8> = (0..64 * 64).map(|at| if bright(at) { 200 } else { 30 }).collect();
+        let mut buffer = gst::Buffer::from_slice(pixels);
+        assert!(!is_combed(&buffer, &info));
+        buffer.make_mut().set_video_flags(VideoBufferFlags::INTERLACED);
+        assert!(is_combed(&buffer, &info));
+    }
 }
