@@ -233,6 +233,21 @@ fn pictures_in_a_row_are_a_film() {
 }
 
 #[test]
+fn what_gstreamer_lacks_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("a.mov"), 5, "format=RGB", "videoconvert ! jpegenc", "qtmux", "");
+    let mut bytes = fs::read(at.join("a.mov")).unwrap();
+    let place = bytes.windows(4).rposition(|four| four == b"jpeg").unwrap();
+    bytes[place..place + 4].copy_from_slice(b"AVxx");
+    fs::write(at.join("a.mov"), bytes).unwrap();
+    let output = upscale(at, &["a.mov", "b.mov"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("GStreamer lacks") && said.contains("AVxx"), "{said}");
+    assert!(leftovers(at).is_empty());
+}
+
+#[test]
 fn gifs_are_films_of_what_is_seen_as_long_as_it_is_shown() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

@@ -14,29 +14,33 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use gst::prelude::*;
-use gst_video::{VideoBufferFlags, VideoColorMatrix, VideoColorimetry, VideoInfo, video_frame::VideoBufferExt};
+use gst_video::{VideoColorMatrix, VideoColorimetry, VideoFormat, VideoFormatInfo, VideoInfo};
 use gstfastvsr::sync::lock;
 
 use crate::{
     fields::{self, Moments},
     playback::Playback,
     streams::{self, Stream, words},
+    time::{in_stream, stream_time},
 };
 
 /// Elements that read a clip as raw video; [`Clip::attach`] does the rest.
 fn read(deinterlace: Deinterlace) -> String {
-    // Converted where an element does not know a format: most decoders give what every one of them knows.
+    // Converted where an element does not know a format: most decoders give what every one of them knows. Without alpha, which no
+    // encoder here takes, there are formats that keep the depth.
     let convert = "videoconvert n-threads=0";
+    let opaque = VideoFormat::iter_raw().filter(|format| !VideoFormatInfo::from_format(*format).has_alpha());
+    let opaque = opaque.map(|format| format.to_str().as_str()).collect::<Vec<_>>().join(",");
     let fields = match deinterlace {
         Deinterlace::Film => "ivtc",
         _ => "deinterlace fields=all method=greedyh",
     };
     format!(
         "{}  decodebin name=decode  queue name=frames max-size-time=0 max-size-bytes=0 max-size-buffers=8 ! \
-         {convert} ! {fields} name=fields ! {convert} ! videoflip video-direction=auto ! {convert}",
+         {convert} ! video/x-raw,format={{{opaque}}} ! {fields} name=fields ! {convert} ! videoflip video-direction=auto ! {convert}",
         streams::SPLIT
     )
 }
@@ -112,9 +116,7 @@ impl Clip {
             seeks: false,
         };
         let playback = Playback::new(&format!("{} ! fakesink name=first sync=false", read(Deinterlace::Field)))?;
-        clip.look(&playback)
-            .map_err(|err| explain(&playback, err))
-            .with_context(|| format!("`{}` is not a video that GStreamer can read", path.display()))?;
+        clip.look(&playback).with_context(|| format!("`{}` is not a video that GStreamer can read", path.display()))?;
         Ok(clip)
     }
 
@@ -128,7 +130,7 @@ impl Clip {
         let streams = self.streams(playback)?;
         let sinks: Vec<_> = streams.iter().map(|stream| stream.pad()).collect();
         let recorded = streams.iter().any(Stream::is_recorded);
-        let fields = look_at_fields(&playback.element("frames").static_pad("src").expect("a queue has a source pad"));
+        let fields = fields::look_at(&playback.element("frames").static_pad("src").expect("a queue has a source pad"));
         let video = self.connect(playback, streams)?;
         let first = playback.element("first").static_pad("sink").expect("a fakesink has a sink pad");
         let (arrived, ended) = (Arc::new(Mutex::new(None)), Arc::new(AtomicBool::new(false)));
@@ -252,7 +254,7 @@ impl Clip {
         // Which frames of a film are found depends on where it is begun.
         let is_film = self.deinterlace == Deinterlace::Film;
         if is_film {
-            keep_times(&playback.element("fields"), range.from);
+            fields::keep_times(&playback.element("fields"), range.from);
         } else if self.seeks && range.from > self.zero {
             playback.wait("the file gives no frame", || arrived.load(Ordering::SeqCst))?;
             let flags = gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT | gst::SeekFlags::SNAP_BEFORE;
@@ -293,14 +295,17 @@ impl Clip {
         };
         let fields = playback.element("fields");
         if fields.has_property("fields") {
-            choose_fields(&fields, self.deinterlace == Deinterlace::Field);
+            fields::choose(&fields, self.deinterlace == Deinterlace::Field);
         }
         let frames = playback.element("frames").static_pad("sink").expect("a queue has a sink pad");
         let woven = self.deinterlace == Deinterlace::Off;
         frames.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| mend_events(info, woven));
         playback.element("decode").connect_pad_added(move |decode, pad| {
-            if let Err(err) = pad.link(&frames) {
-                let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+            let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+            // What is mended on the way must not be refused before.
+            let fits = frames.query_caps(None).can_intersect(&mended(&caps, woven));
+            let check = if fits { gst::PadLinkCheck::HIERARCHY } else { gst::PadLinkCheck::DEFAULT };
+            if let Err(err) = pad.link_full(&frames, check) {
                 gst::element_error!(decode, gst::StreamError::Format, ("{} is not video: {err}", words(&caps)));
             }
         });
@@ -321,25 +326,6 @@ fn identity(path: &Path) -> Result<String> {
     ensure!(about.is_file(), "cannot read `{}`: expected a video file, got a folder or device", path.display());
     let changed = about.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     Ok(format!("{} {}", about.len(), changed.unwrap_or(Duration::ZERO).as_nanos()))
-}
-
-/// Adds what GStreamer lacks to an error that comes of it.
-fn explain(playback: &Playback, err: anyhow::Error) -> anyhow::Error {
-    let bus = playback.0.bus().expect("every pipeline has a bus");
-    let missing: Vec<_> = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Element]))
-        .filter_map(|message| {
-            let detail = message.structure().filter(|text| text.name() == "missing-plugin")?;
-            detail.get::<String>("name").ok()
-        })
-        .collect();
-    if missing.is_empty() {
-        return err;
-    }
-    anyhow!(
-        "GStreamer lacks {} here; on Debian `apt install gstreamer1.0-libav gstreamer1.0-plugins-bad \
-         gstreamer1.0-plugins-ugly`",
-        missing.join(", ")
-    )
 }
 
 /// Lets the times of frames rise: one that has none, or the last one's, or an earlier one, follows the last by its
@@ -363,142 +349,37 @@ fn rise(pad: &gst::Pad, buffer: &mut gst::Buffer, last: Option<i64>) -> Option<i
     Some(time)
 }
 
-/// Of the first frames that pass a pad, whether their fields are seen to be of two moments.
-fn look_at_fields(pad: &gst::Pad) -> Arc<Mutex<Vec<bool>>> {
-    let seen = Arc::<Mutex<Vec<bool>>>::default();
-    pad.add_probe(gst::PadProbeType::BUFFER, {
-        let seen = Arc::clone(&seen);
-        move |pad, info| {
-            let video = pad.current_caps().and_then(|caps| VideoInfo::from_caps(&caps).ok());
-            if let Some((buffer, video)) = info.buffer().zip(video) {
-                let mut seen = lock(&seen);
-                if seen.len() < fields::LOOKED_AT {
-                    seen.push(is_combed(buffer, &video));
-                }
-            }
-            gst::PadProbeReturn::Ok
-        }
-    });
-    seen
-}
-
-/// Whether the fields of a frame are seen to be of two moments.
-fn is_combed(buffer: &gst::BufferRef, video: &VideoInfo) -> bool {
-    use gst_video::{VideoFrameExt, VideoInterlaceMode};
-    let mode = video.interlace_mode();
-    let interlaced = mode == VideoInterlaceMode::Interleaved
-        || (mode == VideoInterlaceMode::Mixed && buffer.video_flags().contains(VideoBufferFlags::INTERLACED));
-    // In packed forms of more bits samples are no bytes.
-    let (depth, step) = (video.comp_depth(0), video.comp_pstride(0));
-    if !interlaced || step <= 0 || depth > 16 {
-        return false;
+/// Mends a decoder's format. A film that does not tell its colour matrix gets the one that players assume by its size: they would assume another
+/// for the larger one, and GStreamer would forget that its range is full. Pixels of bitmaps that lie upside down have a negative
+/// shape. `woven` lets both fields pass as one frame.
+fn mended(caps: &gst::CapsRef, woven: bool) -> gst::Caps {
+    let format = caps.structure(0);
+    let colours = format.and_then(|format| format.get::<String>("colorimetry").ok()?.parse::<VideoColorimetry>().ok());
+    let shape = format.and_then(|format| format.get::<gst::Fraction>("pixel-aspect-ratio").ok());
+    let video = VideoInfo::from_caps(caps).ok().filter(|video| video.is_yuv());
+    let mut caps = caps.to_owned();
+    if woven {
+        caps.make_mut().set("interlace-mode", "progressive");
     }
-    let Ok(frame) = gst_video::VideoFrameRef::from_buffer_ref_readable(buffer, video) else { return false };
-    let Ok(data) = frame.plane_data(video.comp_plane(0)) else { return false };
-    let stride = frame.plane_stride()[video.comp_plane(0) as usize] as usize;
-    // The byte that weighs most: GStreamer's usual formats begin with the other.
-    let (first, shift) = (video.comp_poffset(0) as usize + usize::from(depth > 8), video.format_info().shift()[0]);
-    let scale = if depth > 8 { 1 << (16 - depth - shift) } else { 1 };
-    fields::is_combed(video.width() as usize, video.height() as usize, |x, y| {
-        data.get(y * stride + x * step as usize + first).map_or(0, |byte| i32::from(*byte) * scale)
-    })
+    if let Some(shape) = shape.filter(|shape| shape.numer() < 0) {
+        caps.make_mut().set("pixel-aspect-ratio", -shape);
+    }
+    if let Some((old, video)) = colours.zip(video)
+        && old.matrix() == VideoColorMatrix::Unknown
+    {
+        let matrix = if video.height() > 576 { VideoColorMatrix::Bt709 } else { VideoColorMatrix::Bt601 };
+        let told = VideoColorimetry::new(old.range(), matrix, old.transfer(), old.primaries());
+        caps.make_mut().set("colorimetry", told.to_string());
+    }
+    caps
 }
 
-/// Drops what `deinterlace` gives beyond a frame for each field, or for each frame: at its end it shows a field again.
-/// It always gives both fields, because its times are wrong otherwise.
-fn choose_fields(deinterlace: &gst::Element, both: bool) {
-    let sink = deinterlace.static_pad("sink").expect("deinterlace has a sink pad");
-    let source = deinterlace.static_pad("src").expect("deinterlace has a source pad");
-    let state = Arc::new(Mutex::new((BTreeSet::new(), None)));
-    sink.add_probe(gst::PadProbeType::BUFFER, {
-        let state = Arc::clone(&state);
-        move |_, info| {
-            let time = info.buffer().and_then(|buffer| buffer.pts());
-            lock(&state).0.insert(time);
-            gst::PadProbeReturn::Ok
-        }
-    });
-    source.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-        let time = info.buffer().and_then(|buffer| buffer.pts());
-        let (came, last) = &mut *lock(&state);
-        let wanted = came.remove(&time) || (both && *last < time);
-        *last = time.max(*last);
-        if wanted { gst::PadProbeReturn::Ok } else { gst::PadProbeReturn::Handled }
-    });
-}
-
-/// Keeps the times of a film's frames: `ivtc` counts on from where a segment starts, whatever the times of what it takes. Frames
-/// before `from` are dropped.
-fn keep_times(ivtc: &gst::Element, from: gst::ClockTime) {
-    let sink = ivtc.static_pad("sink").expect("ivtc has a sink pad");
-    let source = ivtc.static_pad("src").expect("ivtc has a source pad");
-    // When it began to count, and the fields since.
-    let counted = Mutex::new(None);
-    sink.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-        let (Some(buffer), Some(video)) =
-            (info.buffer(), pad.current_caps().and_then(|caps| VideoInfo::from_caps(&caps).ok()))
-        else {
-            return gst::PadProbeReturn::Ok;
-        };
-        let (Some(time), rate) = (buffer.pts(), video.fps()) else { return gst::PadProbeReturn::Ok };
-        let is_longer = buffer.video_flags().contains(VideoBufferFlags::RFF);
-        let fields = 2 + u64::from(is_longer);
-        let after =
-            |fields: u64| gst::ClockTime::SECOND.mul_div_floor(fields * rate.denom() as u64, 2 * rate.numer() as u64);
-        let frame = after(2).unwrap_or_default();
-        let mut counted = lock(&counted);
-        let expected = counted.and_then(|(start, fields): (gst::ClockTime, u64)| Some(start + after(fields)?));
-        if expected.is_some_and(|expected| expected.absdiff(time) <= frame) {
-            *counted = counted.map(|(start, before)| (start, before + fields));
-        } else {
-            *counted = Some((time, fields));
-            let event = pad.sticky_event::<gst::event::Segment>(0);
-            if let Some(old) = event.as_ref().and_then(|event| event.segment().downcast_ref::<gst::ClockTime>()) {
-                let mut segment = old.clone();
-                segment.set_time(old.to_stream_time(time));
-                segment.set_base(old.to_running_time(time).unwrap_or_default());
-                segment.set_start(time);
-                segment.set_position(time);
-                pad.send_event(gst::event::Segment::new(&segment));
-            }
-        }
-        gst::PadProbeReturn::Ok
-    });
-    source.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-        let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data else { return gst::PadProbeReturn::Ok };
-        // It marks every fourth one, of a film that goes on.
-        buffer.make_mut().unset_flags(gst::BufferFlags::DISCONT);
-        let is_early = stream_time(pad, buffer.pts()).is_some_and(|time| time < from.nseconds() as i64);
-        if is_early { gst::PadProbeReturn::Handled } else { gst::PadProbeReturn::Ok }
-    });
-}
-
-/// Mends what a decoder says before its frames.
-///
-/// A film that does not tell its colour matrix gets the one that players assume by its size: they would assume another
-/// for the larger one, and GStreamer would forget that its range is full. And times may go on behind a segment's end,
-/// where they were mended. `woven` lets both fields pass as one frame.
+/// Mends what a decoder says before its frames: its format, and times that may go on behind a segment's end, where they were
+/// mended.
 fn mend_events(info: &mut gst::PadProbeInfo, woven: bool) -> gst::PadProbeReturn {
     let Some(gst::PadProbeData::Event(event)) = &mut info.data else { return gst::PadProbeReturn::Ok };
     match event.view() {
-        gst::EventView::Caps(caps) => {
-            let format = caps.caps().structure(0);
-            let colours =
-                format.and_then(|format| format.get::<String>("colorimetry").ok()?.parse::<VideoColorimetry>().ok());
-            let video = VideoInfo::from_caps(caps.caps()).ok().filter(|video| video.is_yuv());
-            let mut caps = caps.caps_owned();
-            if woven {
-                caps.make_mut().set("interlace-mode", "progressive");
-            }
-            if let Some((old, video)) = colours.zip(video)
-                && old.matrix() == VideoColorMatrix::Unknown
-            {
-                let matrix = if video.height() > 576 { VideoColorMatrix::Bt709 } else { VideoColorMatrix::Bt601 };
-                let told = VideoColorimetry::new(old.range(), matrix, old.transfer(), old.primaries());
-                caps.make_mut().set("colorimetry", told.to_string());
-            }
-            *event = gst::event::Caps::new(&caps);
-        }
+        gst::EventView::Caps(caps) => *event = gst::event::Caps::new(&mended(caps.caps(), woven)),
         gst::EventView::Segment(segment) => {
             if let Some(segment) = segment.segment().downcast_ref::<gst::ClockTime>() {
                 let mut endless = segment.clone();
@@ -509,21 +390,6 @@ fn mend_events(info: &mut gst::PadProbeInfo, woven: bool) -> gst::PadProbeReturn
         _ => {}
     }
     gst::PadProbeReturn::Ok
-}
-
-/// Where in the stream a time of a pad's buffers is, in nanoseconds; before the start it is negative.
-pub(crate) fn stream_time(pad: &gst::Pad, time: Option<gst::ClockTime>) -> Option<i64> {
-    let event = pad.sticky_event::<gst::event::Segment>(0)?;
-    in_stream(event.segment(), time?)
-}
-
-/// Where in the stream a time is, in nanoseconds.
-pub(crate) fn in_stream(segment: &gst::Segment, time: gst::ClockTime) -> Option<i64> {
-    use gst::Signed::{Negative, Positive};
-    Some(match segment.downcast_ref::<gst::ClockTime>()?.to_stream_time_full(time)? {
-        Positive(time) => time.nseconds() as i64,
-        Negative(time) => -(time.nseconds() as i64),
-    })
 }
 
 /// The tags that describe the work, without those that describe its old encoding.
@@ -550,15 +416,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_mixed_frames_those_count_that_are_marked() {
+    fn formats_are_mended() {
         gst::init().unwrap();
-        let info = VideoInfo::builder(gst_video::VideoFormat::Gray8, 64, 64);
-        let info = info.interlace_mode(gst_video::VideoInterlaceMode::Mixed).build().unwrap();
-        let bright = |at: usize| (20..40).contains(&(at % 64 + at / 64 % 2 * 8)) && (20..40).contains(&(at / 64));
-        let pixels: Vec<u8> = (0..64 * 64).map(|at| if bright(at) { 200 } else { 30 }).collect();
-        let mut buffer = gst::Buffer::from_slice(pixels);
-        assert!(!is_combed(&buffer, &info));
-        buffer.make_mut().set_video_flags(VideoBufferFlags::INTERLACED);
-        assert!(is_combed(&buffer, &info));
+        let mended = |caps: &str, woven| mended(&caps.parse::<gst::Caps>().unwrap(), woven).to_string();
+        let bitmap = "video/x-raw, format=(string)BGR, width=(int)8, height=(int)8, pixel-aspect-ratio=(fraction)";
+        assert_eq!(mended(&format!("{bitmap}-1/1"), false), format!("{bitmap}1/1"));
+        assert_eq!(mended(&format!("{bitmap}16/15"), false), format!("{bitmap}16/15"));
+        let full =
+            |height| format!("video/x-raw,format=I420,width=8,height={height},framerate=25/1,colorimetry=1:0:0:0");
+        assert!(mended(&full(576), false).contains("colorimetry=(string)1:4:0:0"));
+        assert!(mended(&full(720), false).contains("colorimetry=(string)1:3:0:0"));
+        assert!(mended(&full(576), true).contains("interlace-mode=(string)progressive"));
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::{clip::in_stream, hidden};
+use crate::{hidden, time::in_stream};
 
 const HEADER: usize = 8 + 8 + 8 + 1 + 4;
 

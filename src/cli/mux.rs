@@ -18,12 +18,13 @@ use gst::prelude::*;
 use gstfastvsr::sync::lock;
 
 use crate::{
-    clip::{Clip, Range, stream_time},
+    clip::{Clip, Range},
     encoder::Container,
     hidden,
     journal::{Frames, Journal},
     playback::{Failure, Playback},
     streams::{self, Stream, words},
+    time::stream_time,
 };
 
 /// Ticks a second in MP4: whole numbers for every usual frame rate, 1001st parts and milliseconds.

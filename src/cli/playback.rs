@@ -1,12 +1,17 @@
 //! Owns the running of a pipeline to its end: errors in words, interruption.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use anyhow::{Result, anyhow, ensure};
 use gst::prelude::*;
+use gstfastvsr::sync::lock;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -45,9 +50,9 @@ pub(crate) fn check_interrupted() -> Result<(), Interrupted> {
     if INTERRUPTED.load(Ordering::SeqCst) { Err(Interrupted) } else { Ok(()) }
 }
 
-/// A pipeline that ends with its scope.
+/// A pipeline that ends with its scope, and what it said that GStreamer lacks here.
 #[derive(Debug)]
-pub(crate) struct Playback(pub(crate) gst::Pipeline);
+pub(crate) struct Playback(pub(crate) gst::Pipeline, Arc<Mutex<BTreeSet<String>>>);
 
 impl Drop for Playback {
     fn drop(&mut self) {
@@ -59,7 +64,18 @@ impl Playback {
     /// A pipeline from a description as for `gst-launch-1.0`.
     pub(crate) fn new(description: &str) -> Result<Self> {
         let pipeline = gst::parse::launch(description).map_err(|err| missing(&err))?;
-        pipeline.downcast().map(Self).map_err(|_| anyhow!("not a pipeline: {description}"))
+        let pipeline: gst::Pipeline = pipeline.downcast().map_err(|_| anyhow!("not a pipeline: {description}"))?;
+        let lacks = Arc::<Mutex<BTreeSet<String>>>::default();
+        // As it is said: who waits for errors drops all else.
+        pipeline.bus().expect("every pipeline has a bus").set_sync_handler({
+            let lacks = Arc::clone(&lacks);
+            move |_, message| {
+                let text = message.structure().filter(|text| text.name() == "missing-plugin");
+                lock(&lacks).extend(text.and_then(|text| text.get::<String>("name").ok()));
+                gst::BusSyncReply::Pass
+            }
+        });
+        Ok(Self(pipeline, lacks))
     }
 
     /// The element called `name` in the description.
@@ -86,7 +102,7 @@ impl Playback {
     /// The error that waits on the bus.
     pub(crate) fn error(&self) -> Option<anyhow::Error> {
         let message = self.0.bus()?.pop_filtered(&[gst::MessageType::Error])?;
-        if let gst::MessageView::Error(err) = message.view() { Some(describe(err)) } else { None }
+        if let gst::MessageView::Error(err) = message.view() { Some(self.describe(err)) } else { None }
     }
 
     /// Waits until something is so. `late` says what it means if it never is.
@@ -98,10 +114,24 @@ impl Playback {
             ensure!(Instant::now() < deadline, "{late}");
             let message = bus.timed_pop_filtered(gst::ClockTime::from_mseconds(2), &[gst::MessageType::Error]);
             if let Some(gst::MessageView::Error(err)) = message.as_ref().map(|message| message.view()) {
-                return Err(describe(err));
+                return Err(self.describe(err));
             }
         }
         Ok(())
+    }
+
+    fn describe(&self, err: &gst::message::Error) -> anyhow::Error {
+        let place = err.src().map_or_else(String::new, |src| src.path_string().into());
+        let lacks = lock(&self.1).iter().cloned().collect::<Vec<_>>().join(", ");
+        let text = if lacks.is_empty() {
+            in_words(err)
+        } else {
+            format!(
+                "GStreamer lacks {lacks} here; on Debian `apt install gstreamer1.0-libav gstreamer1.0-plugins-bad \
+                 gstreamer1.0-plugins-ugly`"
+            )
+        };
+        Failure { place, text }.into()
     }
 
     /// Plays to the end; calls `tick` some times a second.
@@ -113,7 +143,7 @@ impl Playback {
             let message = bus.timed_pop_filtered(TICK, &[gst::MessageType::Eos, gst::MessageType::Error]);
             tick();
             match message.as_ref().map(|message| message.view()) {
-                Some(gst::MessageView::Error(err)) => return Err(describe(err)),
+                Some(gst::MessageView::Error(err)) => return Err(self.describe(err)),
                 Some(_) => return Ok(()),
                 None => {}
             }
@@ -128,11 +158,6 @@ pub(crate) struct Failure {
     /// The names of the element and all that it is in.
     pub(crate) place: String,
     text: String,
-}
-
-fn describe(err: &gst::message::Error) -> anyhow::Error {
-    let place = err.src().map_or_else(String::new, |src| src.path_string().into());
-    Failure { place, text: in_words(err) }.into()
 }
 
 fn in_words(err: &gst::message::Error) -> String {

@@ -1,6 +1,7 @@
-//! Times as people write them: seconds (`90`, `1.5`), `1:30`, `1:02:03.5`.
+//! Owns times: as people write them, seconds (`90`, `1.5`), `1:30`, `1:02:03.5`; and in a stream.
 
 use anyhow::{Context, Result, ensure};
+use gst::prelude::*;
 
 /// Reads a time.
 ///
@@ -22,6 +23,21 @@ pub(crate) fn parse(text: &str) -> Result<gst::ClockTime> {
 pub(crate) fn show(time: gst::ClockTime) -> String {
     let (hours, minutes, seconds) = (time.hours(), time.minutes() % 60, time.seconds() % 60);
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
+}
+
+/// Where in the stream a time of a pad's buffers is, in nanoseconds; before the start it is negative.
+pub(crate) fn stream_time(pad: &gst::Pad, time: Option<gst::ClockTime>) -> Option<i64> {
+    let event = pad.sticky_event::<gst::event::Segment>(0)?;
+    in_stream(event.segment(), time?)
+}
+
+/// Where in the stream a time is, in nanoseconds.
+pub(crate) fn in_stream(segment: &gst::Segment, time: gst::ClockTime) -> Option<i64> {
+    use gst::Signed::{Negative, Positive};
+    Some(match segment.downcast_ref::<gst::ClockTime>()?.to_stream_time_full(time)? {
+        Positive(time) => time.nseconds() as i64,
+        Negative(time) => -(time.nseconds() as i64),
+    })
 }
 
 #[cfg(test)]

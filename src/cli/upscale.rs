@@ -17,7 +17,7 @@ use gst_video::VideoInfo;
 use gstfastvsr::sync::lock;
 
 use crate::{
-    clip::{self, Clip, Deinterlace, Range},
+    clip::{Clip, Deinterlace, Range},
     encoder::{self, Codec, Container, Encoder},
     journal::{Done, Journal},
     many::{self, Outcome},
@@ -301,7 +301,7 @@ fn play(job: &Job, writer: &Shared, done: Done, progress: &mut Progress) -> Resu
     let large = playback.element("large").static_pad("src").expect("a queue has a source pad");
     large.add_probe(gst::PadProbeType::BUFFER, {
         let encoded = Arc::clone(&encoded);
-        move |pad, info| match info.buffer().and_then(|buffer| clip::stream_time(pad, buffer.pts())) {
+        move |pad, info| match info.buffer().and_then(|buffer| time::stream_time(pad, buffer.pts())) {
             Some(time) if time < first => gst::PadProbeReturn::Handled,
             _ => {
                 encoded.fetch_add(1, Ordering::Relaxed);
