@@ -233,6 +233,38 @@ fn pictures_in_a_row_are_a_film() {
 }
 
 #[test]
+fn when_and_where_it_was_recorded_is_kept_or_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("a.mov"), 5, "format=RGB", "videoconvert ! jpegenc", "qtmux", "");
+    let mut bytes = fs::read(at.join("a.mov")).unwrap();
+    let find = |bytes: &[u8], name: &[u8]| bytes.windows(4).position(|four| four == name);
+    let date = [0xd0, 0, 0, 0];
+    let head = find(&bytes, b"mvhd").unwrap();
+    bytes[head + 8..head + 12].copy_from_slice(&date);
+    // At its end is the box that describes the film.
+    let place = b"\0\0\0\x1a\xa9xyz\0\x0e\x15\xc7+52.50+013.40/";
+    let user = [&[0, 0, 0, 8 + place.len() as u8][..], b"udta", place].concat();
+    let movie = find(&bytes, b"moov").unwrap() - 4;
+    let size = u32::from_be_bytes(bytes[movie..movie + 4].try_into().unwrap()) + user.len() as u32;
+    bytes[movie..movie + 4].copy_from_slice(&size.to_be_bytes());
+    fs::write(at.join("a.mov"), [bytes, user].concat()).unwrap();
+    for name in ["b.mov", "b.mp4", "b.mkv"] {
+        let said = upscaled(at, &["a.mov", name]);
+        let bytes = fs::read(at.join(name)).unwrap();
+        assert_eq!(shown(&at.join(name)).len(), 5);
+        if name == "b.mkv" {
+            assert!(said.contains("where it was recorded is left out"), "{said}");
+        } else {
+            assert_eq!(said, "");
+            assert!(bytes.windows(place.len()).any(|part| part == place), "{name}");
+            let head = find(&bytes, b"mvhd").unwrap();
+            assert_eq!(bytes[head + 8..head + 12], date, "{name}");
+        }
+    }
+}
+
+#[test]
 fn what_gstreamer_lacks_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

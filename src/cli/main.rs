@@ -20,6 +20,7 @@ mod hidden;
 mod journal;
 mod many;
 mod models;
+mod mp4;
 mod mux;
 mod pipe;
 mod playback;

@@ -22,6 +22,7 @@ use crate::{
     encoder::Container,
     hidden,
     journal::{Frames, Journal},
+    mp4,
     playback::{Failure, Playback},
     streams::{self, Stream, words},
     time::stream_time,
@@ -61,6 +62,19 @@ pub(crate) fn write(
                 },
             }
         };
+        let about = mp4::about(&clip.path);
+        let is_mp4 = matches!(container, Container::Mp4 | Container::Mov);
+        let has_place = if is_mp4 {
+            mp4::complete(&file, created(clip).map(|date| date.to_unix()), about.place.as_deref())?
+        } else {
+            about.place.is_none()
+        };
+        if !has_place {
+            notes.push("where it was recorded is left out; .mp4 and .mov keep it".into());
+        }
+        notes.extend(
+            about.tracks.into_iter().map(|track| format!("{track}: GStreamer does not know it, and it is left out")),
+        );
         let found = streams::split(&Playback::new(streams::SPLIT)?, &part, || Ok(()))?.len();
         ensure!(found >= promised, "the file has {found} streams: expected {promised}; please report this");
         notes.extend(failed.values().map(|err| format!("a stream that cannot be read or encoded is left out: {err}")));
@@ -96,8 +110,7 @@ fn write_to(
     if let Some(tags) = mux.dynamic_cast_ref::<gst::TagSetter>() {
         tags.merge_tags(&clip.tags, gst::TagMergeMode::Append);
     }
-    let created = clip.tags.get::<gst::tags::DateTime>().and_then(|date| date.get().to_g_date_time().ok());
-    if let Some(created) = created.filter(|_| mux.has_property("creation-time")) {
+    if let Some(created) = created(clip).filter(|_| mux.has_property("creation-time")) {
         mux.set_property("creation-time", created);
     }
     if let Some((toc, chapters)) = mux.dynamic_cast_ref::<gst::TocSetter>().zip(clip.chapters.as_ref()) {
@@ -186,6 +199,11 @@ fn write_to(
     video.sync_state_with_parent()?;
     playback.run(|| {})?;
     Ok((notes, promised.load(Ordering::Relaxed)))
+}
+
+/// When the film was recorded.
+fn created(clip: &Clip) -> Option<glib::DateTime> {
+    clip.tags.get::<gst::tags::DateTime>()?.get().to_g_date_time().ok()
 }
 
 /// What no muxer of GStreamer writes.
