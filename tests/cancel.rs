@@ -76,7 +76,7 @@ fn play_into_a_drain() -> Pipeline {
     });
     pipeline.set_state(gst::State::Playing).unwrap();
     receiver.recv_timeout(PATIENCE).expect("the stream does not end");
-    std::thread::sleep(Duration::from_millis(50));
+    be_well_into_a_run();
     pipeline
 }
 
@@ -200,6 +200,8 @@ fn one_element_is_flushed_and_another_on_the_same_engine_goes_on() {
         timed("flush", AT_ONCE, || flush_to(&restless, n));
         std::thread::sleep(Duration::from_millis(20));
     }
+    // Its runs would go between the other's.
+    change(&restless, gst::State::Null);
     steady.wait_eos();
     assert_eq!(restless.error(), None);
     let times: Vec<_> = seen.lock().unwrap().iter().map(|frame| frame.pts().unwrap()).collect();
@@ -232,7 +234,8 @@ fn a_process_that_ends_in_a_run_ends_soon_and_in_peace() {
     if std::env::var_os(CHILD).is_some() {
         // SAFETY: the function is there until the process ends.
         unsafe { libc::atexit(last) };
-        let pipeline = slow(1);
+        // Its run is waited for.
+        let pipeline = slow_of(1, 128);
         play_into_a_run(&pipeline);
         std::mem::forget(pipeline);
         END.set(Instant::now()).unwrap();

@@ -1,4 +1,4 @@
-//! Endless pipelines through a model that takes 300 ms for a frame, and how long what is done to them takes.
+//! Endless pipelines through a model that computes three seconds for a frame, and how long what is done to them takes.
 
 use std::{
     sync::{Arc, mpsc},
@@ -14,12 +14,20 @@ use gstfastvsr::{
 use super::{PATIENCE, Pipeline, init, model};
 
 /// A run of the slow model takes several times as long.
-pub const AT_ONCE: Duration = Duration::from_millis(100);
+pub const AT_ONCE: Duration = Duration::from_secs(1);
+
+/// So much is computed in no time, but in a run.
+const WELL_INTO: Duration = Duration::from_millis(100);
 
 /// Endless video through the slow model.
 pub fn slow(window: u32) -> Pipeline {
+    slow_of(window, 1280)
+}
+
+/// The same with frames of another width; the model computes as much less.
+pub fn slow_of(window: u32, width: u32) -> Pipeline {
     Pipeline::new(&format!(
-        "videotestsrc name=source pattern=black ! video/x-raw,format=RGB,width=128,height=8,framerate=25/1 ! \
+        "videotestsrc name=source pattern=black ! video/x-raw,format=RGB,width={width},height=8,framerate=25/1 ! \
          fastvsr name=vsr execution-provider=cpu window={window} model={} ! fakesink name=sink sync=false",
         model("slow").display()
     ))
@@ -39,14 +47,23 @@ pub fn arrivals(pipeline: &Pipeline) -> mpsc::Receiver<()> {
 /// Plays until a run of the model is under way.
 #[track_caller]
 pub fn play_into_a_run(pipeline: &Pipeline) {
+    let window: u32 = pipeline.by_name("vsr").unwrap().property("window");
     let arrivals = arrivals(pipeline);
     pipeline.set_state(gst::State::Playing).unwrap();
-    // The second frame arrives when the first has left.
-    for _ in 0..2 {
+    for _ in 0..window {
         arrivals.recv_timeout(PATIENCE).expect("no frame arrives");
     }
-    // Well into the run, which may not be over: it takes 300 ms.
-    std::thread::sleep(Duration::from_millis(50));
+    be_well_into_a_run();
+}
+
+/// Waits until what has begun is a run.
+#[track_caller]
+pub fn be_well_into_a_run() {
+    let (begin, before) = (Instant::now(), computed());
+    while computed() - before < WELL_INTO {
+        assert!(begin.elapsed() < PATIENCE, "the model does not run");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// How long an action takes, measured by what this process computes meanwhile: who waits for a run of the model waits for its
