@@ -5,7 +5,7 @@
 
 use std::{
     env,
-    ffi::{CStr, OsStr},
+    ffi::{CStr, OsStr, c_void},
     mem::MaybeUninit,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
@@ -32,15 +32,26 @@ pub(crate) fn entries(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     folder.read_dir().into_iter().flatten().flatten().map(|entry| entry.path())
 }
 
-/// The folder of the file that this code is in: the plugin's, or that of the program that it is compiled into.
-pub(crate) fn own() -> Option<PathBuf> {
+/// The loaded file that has this address, as the loader calls it: a program is called what it was started as, which need not
+/// be a path.
+pub(crate) fn file_of(address: *const c_void) -> Option<PathBuf> {
     let mut info = MaybeUninit::<libc::Dl_info>::uninit();
     // SAFETY: `dladdr` reads nothing at the address, and fills `info` if it gives something else than zero.
-    let found = unsafe { libc::dladdr(own as *const libc::c_void, info.as_mut_ptr()) } != 0;
-    // SAFETY: filled, and the name is there as long as the file is loaded, which has the code that runs.
-    let name = found.then(|| unsafe { CStr::from_ptr(info.assume_init().dli_fname) });
-    // Programs are called what they were started as, which need not be a path.
-    let plugin = name.map(|name| PathBuf::from(OsStr::from_bytes(name.to_bytes()))).filter(|file| file.is_absolute());
+    let found = unsafe { libc::dladdr(address, info.as_mut_ptr()) } != 0;
+    // SAFETY: filled, and the name is the loader's.
+    let name = found.then(|| unsafe { CStr::from_ptr(info.assume_init().dli_fname) })?;
+    Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
+}
+
+/// The folder of the file that this code is in: the plugin's, or that of the program that it is compiled into.
+pub(crate) fn own() -> Option<PathBuf> {
+    let plugin = file_of(own as *const c_void).filter(|file| file.is_absolute());
     let file = plugin.or_else(|| env::current_exe().ok())?;
     Some(file.canonicalize().ok()?.parent()?.to_owned())
+}
+
+/// The Python package that this code is in: `fastvsr`, with the program in `bin` and the plugin in `gstreamer-1.0`.
+pub(crate) fn python_package() -> Option<PathBuf> {
+    let own = own().filter(|own| own.ends_with("fastvsr/bin") || own.ends_with("fastvsr/gstreamer-1.0"))?;
+    own.parent().map(PathBuf::from)
 }

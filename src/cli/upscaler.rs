@@ -130,16 +130,14 @@ pub(crate) fn runtime() -> Result<&'static Runtime> {
     Ok(engine::load_runtime(None, &folders(), log)?)
 }
 
-/// Folders where an installed runtime lies: in the Python package beside this program's own, `fastvsr/bin`; beside
-/// GStreamer's plugins; under the prefix of this program.
+/// Folders where an installed runtime lies: beside GStreamer's plugins; under the prefix of this program.
 fn folders() -> Vec<PathBuf> {
     let plugins = gst::Registry::get()
         .find_plugin("coreelements")
         .and_then(|plugin| plugin.filename())
         .and_then(|file| Some(file.parent()?.join("../fastvsr")));
     let program = std::env::current_exe().ok().and_then(|file| Some(file.parent()?.to_owned())).unwrap_or_default();
-    let package = program.ends_with("fastvsr/bin").then(|| program.join("../../onnxruntime/capi"));
-    package.into_iter().chain(plugins).chain([program.join("../lib/fastvsr")]).collect()
+    plugins.into_iter().chain([program.join("../lib/fastvsr")]).collect()
 }
 
 fn log(severity: Severity, text: &str) {

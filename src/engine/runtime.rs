@@ -42,7 +42,8 @@ pub type Log = fn(Severity, &str);
 static RUNTIME: OnceCell<Runtime> = OnceCell::new();
 
 /// Gives the process's ONNX Runtime, loading it at the first call. `library` is the user's choice; without one the
-/// search goes: `ORT_DYLIB_PATH`, the folders in `beside` (the plugin's own), the system, the active Python environment.
+/// search goes: `ORT_DYLIB_PATH`, beside the Python package that this code is in, the folders in `beside` (the plugin's own), the
+/// system, the active Python environment.
 ///
 /// # Errors
 /// If none is found, none can be used, or another one than `library` is loaded already.
@@ -110,7 +111,8 @@ fn reason(path: &Path, err: &LoadDynamicError) -> String {
 
 /// Libraries that exist, best first, and the places searched.
 fn search(beside: &[PathBuf]) -> (Vec<PathBuf>, Vec<String>) {
-    let mut searched = beside.to_vec();
+    let package = folders::python_package().map(|package| package.with_file_name("onnxruntime").join("capi"));
+    let mut searched: Vec<PathBuf> = package.into_iter().chain(beside.iter().cloned()).collect();
     searched.extend(folders::list("LD_LIBRARY_PATH", ""));
     searched.extend(
         ["/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib"]

@@ -81,11 +81,7 @@ fn torn() -> bool {
 fn unwinder() -> Option<String> {
     // SAFETY: the symbol is not called, its address is asked for.
     let resume = unsafe { Library::this().get::<*const c_void>(b"_Unwind_Resume\0") }.ok()?;
-    let mut info = std::mem::MaybeUninit::<libc::Dl_info>::zeroed();
-    // SAFETY: dladdr fills what it is given, and says whether it did.
-    let found = unsafe { libc::dladdr(resume.as_raw_ptr(), info.as_mut_ptr()) } != 0;
-    // SAFETY: zeros are a value too; where dladdr filled it the name is one of the loader's.
-    found.then(|| unsafe { file_name(info.assume_init().dli_fname) })
+    Some(folders::file_of(resume.as_raw_ptr())?.file_name()?.to_string_lossy().into_owned())
 }
 
 /// The file names of all libraries of the process, in the order in which they were loaded. `/proc/self/maps` has them by

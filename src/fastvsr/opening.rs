@@ -70,12 +70,10 @@ impl Opening {
     }
 }
 
-/// Folders where the plugin's own runtime may have been installed: in the Python package beside the plugin's own,
-/// `fastvsr/gstreamer-1.0`; beside the folder of plugins, where GStreamer does not take it for one; beside its file.
+/// Folders where the plugin's own runtime may have been installed: beside the folder of plugins, where GStreamer does not take it
+/// for one; beside its file.
 fn beside() -> Vec<PathBuf> {
-    let Some(folder) = folders::own() else { return Vec::new() };
-    let package = folder.ends_with("fastvsr/gstreamer-1.0").then(|| folder.join("../../onnxruntime/capi"));
-    package.into_iter().chain([folder.join("../fastvsr"), folder]).collect()
+    folders::own().map_or(Vec::new(), |folder| vec![folder.join("../fastvsr"), folder])
 }
 
 /// Bridges ONNX Runtime's log to the element's category.

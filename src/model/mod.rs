@@ -217,10 +217,7 @@ impl Source {
 /// Python package that this code is in, and in the system's data folders.
 pub fn search_path() -> Vec<PathBuf> {
     let system = folders::list("XDG_DATA_DIRS", "/usr/local/share:/usr/share");
-    let python = folders::own()
-        .and_then(|folder| folder.parent().map(PathBuf::from))
-        .filter(|package| package.ends_with("fastvsr"));
-    let python = python.map(|package| package.join("models"));
+    let python = folders::python_package().map(|package| package.join("models"));
     let installed = system.into_iter().map(|folder| folder.join(INSTALLED));
     let named = folders::list("FASTVSR_MODEL_PATH", "");
     named.into_iter().chain(user_folder()).chain(python).chain(installed).collect()
