@@ -27,7 +27,7 @@ use crate::{
     time::{in_stream, stream_time},
 };
 
-/// Elements that read a clip as raw video; [`Clip::attach`] does the rest.
+/// [`Clip::read`], with the element that treats fields so.
 fn read(deinterlace: Deinterlace) -> String {
     // Converted where an element does not know a format: most decoders give what every one of them knows. Without alpha, which no
     // encoder here takes, there are formats that keep the depth.

@@ -91,6 +91,11 @@ impl Container {
         }
     }
 
+    /// Whether it is MP4 or QuickTime, its elder.
+    pub(crate) fn is_mp4(self) -> bool {
+        matches!(self, Self::Mp4 | Self::Mov)
+    }
+
     /// Element that encodes audio which the container cannot hold as it is.
     pub(crate) fn audio_encoder(self) -> &'static str {
         match self {

@@ -33,10 +33,12 @@ pub(crate) enum Moments {
 
 /// Judges by frames in a row, whether each [`is_combed`].
 pub(crate) fn judge(combed: &[bool]) -> Moments {
-    let in_phase = |phase| combed.iter().skip(phase).step_by(5).filter(|combed| **combed).count();
-    let all = (0..5).map(in_phase).sum::<usize>();
+    let by_phase: [usize; 5] =
+        std::array::from_fn(|phase| combed.iter().skip(phase).step_by(5).filter(|combed| **combed).count());
+    let all = by_phase.iter().sum::<usize>();
     let is_film = (0..5).any(|phase| {
-        in_phase(phase).min(in_phase((phase + 1) % 5)) > 0 && in_phase(phase) + in_phase((phase + 1) % 5) == all
+        let (one, next) = (by_phase[phase], by_phase[(phase + 1) % 5]);
+        one.min(next) > 0 && one + next == all
     });
     match all {
         ..ENOUGH => Moments::One,

@@ -35,14 +35,14 @@ pub(crate) struct About {
 pub(crate) fn about(path: &Path) -> About {
     let movie = File::open(path).map_err(anyhow::Error::from).and_then(|file| movie(&file)).ok().flatten();
     let Some((_, movie)) = movie else { return About::default() };
-    let top = boxes(&movie, 0..movie.len());
-    let place = find(&movie, &top, b"udta").into_iter().find_map(|user| {
+    let whole = 0..movie.len();
+    let place = find(&movie, whole.clone(), b"udta").into_iter().find_map(|user| {
         let place = boxes(&movie, user).into_iter().find(|inner| PLACES.contains(&&inner.kind))?;
         Some(movie[place.all].to_vec())
     });
-    let kinds = find(&movie, &top, b"trak").into_iter().filter_map(|track| {
-        let media = find(&movie, &boxes(&movie, track), b"mdia").pop()?;
-        let handler = find(&movie, &boxes(&movie, media), b"hdlr").pop()?;
+    let kinds = find(&movie, whole, b"trak").into_iter().filter_map(|track| {
+        let media = find(&movie, track, b"mdia").pop()?;
+        let handler = find(&movie, media, b"hdlr").pop()?;
         movie[handler].get(8..12)
     });
     let tracks = kinds.filter(|kind| !KNOWN.contains(kind)).map(|kind| match kind {
@@ -56,6 +56,9 @@ pub(crate) fn about(path: &Path) -> About {
 /// Tells in a finished file when its film was recorded, in seconds since 1970, and where, by the box of another file. Gives
 /// whether that could be done.
 pub(crate) fn complete(mut file: &File, created: Option<i64>, place: Option<&[u8]>) -> Result<bool> {
+    if created.is_none() && place.is_none() {
+        return Ok(true);
+    }
     let Some((start, mut movie)) = movie(file)? else { return Ok(false) };
     // Behind it nothing may move that is found by its place in the file.
     let mut rest = Vec::new();
@@ -69,11 +72,14 @@ pub(crate) fn complete(mut file: &File, created: Option<i64>, place: Option<&[u8
             stamp(&mut movie[head], created + EPOCH);
         }
     }
-    let top = boxes(&movie, 0..movie.len());
     if let Some(place) = place.filter(|_| is_last) {
-        let user: Vec<u8> = find(&movie, &top, b"udta").into_iter().flat_map(|user| movie[user].to_vec()).collect();
-        let others =
-            top.iter().filter(|other| other.kind != *b"udta").flat_map(|other| movie[other.all.clone()].to_vec());
+        let whole = 0..movie.len();
+        let user: Vec<u8> =
+            find(&movie, whole.clone(), b"udta").into_iter().flat_map(|user| movie[user].to_vec()).collect();
+        let others = boxes(&movie, whole)
+            .into_iter()
+            .filter(|other| other.kind != *b"udta")
+            .flat_map(|other| movie[other.all].to_vec());
         movie = others.chain(with_head(b"udta", &[&user, place].concat())).collect();
     }
     file.seek(SeekFrom::Start(start))?;
@@ -108,21 +114,19 @@ fn boxes(bytes: &[u8], part: Range<usize>) -> Vec<Atom> {
     found
 }
 
-/// What is in the boxes of a kind.
-fn find(bytes: &[u8], boxes: &[Atom], kind: &[u8; 4]) -> Vec<Range<usize>> {
-    debug_assert!(boxes.iter().all(|inner| inner.all.end <= bytes.len()));
-    boxes.iter().filter(|inner| inner.kind == *kind).map(|inner| inner.body.clone()).collect()
+/// What is in the boxes of a kind in a part of the bytes.
+fn find(bytes: &[u8], part: Range<usize>, kind: &[u8; 4]) -> Vec<Range<usize>> {
+    boxes(bytes, part).into_iter().filter(|inner| inner.kind == *kind).map(|inner| inner.body).collect()
 }
 
 /// The contents of the boxes that have a date: of the film, of its tracks, and of what is in them.
 fn heads(movie: &[u8]) -> Vec<Range<usize>> {
-    let top = boxes(movie, 0..movie.len());
-    let mut heads = find(movie, &top, b"mvhd");
-    for track in find(movie, &top, b"trak") {
-        let inner = boxes(movie, track);
-        heads.extend(find(movie, &inner, b"tkhd"));
-        for media in find(movie, &inner, b"mdia") {
-            heads.extend(find(movie, &boxes(movie, media), b"mdhd"));
+    let whole = 0..movie.len();
+    let mut heads = find(movie, whole.clone(), b"mvhd");
+    for track in find(movie, whole, b"trak") {
+        heads.extend(find(movie, track.clone(), b"tkhd"));
+        for media in find(movie, track, b"mdia") {
+            heads.extend(find(movie, media, b"mdhd"));
         }
     }
     heads
@@ -204,7 +208,7 @@ mod tests {
                 .into_iter()
                 .all(|head| movie[head][4..12] == [0x7c, 0x25, 0xb0, 0x80, 0x7c, 0x25, 0xb0, 0x80])
         );
-        let user = find(&movie, &boxes(&movie, 0..movie.len()), b"udta").pop().unwrap();
+        let user = find(&movie, 0..movie.len(), b"udta").pop().unwrap();
         assert_eq!(boxes(&movie, user).iter().map(|inner| inner.kind).collect::<Vec<_>>(), [*b"name", *PLACES[0]]);
     }
 

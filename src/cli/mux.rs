@@ -62,19 +62,7 @@ pub(crate) fn write(
                 },
             }
         };
-        let about = mp4::about(&clip.path);
-        let is_mp4 = matches!(container, Container::Mp4 | Container::Mov);
-        let has_place = if is_mp4 {
-            mp4::complete(&file, created(clip).map(|date| date.to_unix()), about.place.as_deref())?
-        } else {
-            about.place.is_none()
-        };
-        if !has_place {
-            notes.push("where it was recorded is left out; .mp4 and .mov keep it".into());
-        }
-        notes.extend(
-            about.tracks.into_iter().map(|track| format!("{track}: GStreamer does not know it, and it is left out")),
-        );
+        notes.extend(complete(clip, container, &file)?);
         let found = streams::split(&Playback::new(streams::SPLIT)?, &part, || Ok(()))?.len();
         ensure!(found >= promised, "the file has {found} streams: expected {promised}; please report this");
         notes.extend(failed.values().map(|err| format!("a stream that cannot be read or encoded is left out: {err}")));
@@ -173,7 +161,7 @@ fn write_to(
         .collect::<Result<_>>()?;
     let promised = Arc::new(AtomicUsize::new(1));
     for ((_, stream, _), sink) in kept.into_iter().zip(linked) {
-        if matches!(container, Container::Mp4 | Container::Mov) {
+        if container.is_mp4() {
             time(&stream.pad());
         }
         trim(&stream.pad(), clip.origin, range);
@@ -199,6 +187,19 @@ fn write_to(
     video.sync_state_with_parent()?;
     playback.run(|| {})?;
     Ok((notes, promised.load(Ordering::Relaxed)))
+}
+
+/// Brings over what muxers do not: when and where the film was recorded. Gives notes of what is lost.
+fn complete(clip: &Clip, container: Container, file: &fs::File) -> Result<Vec<String>> {
+    let about = mp4::about(&clip.path);
+    let has_place = if container.is_mp4() {
+        mp4::complete(file, created(clip).map(|date| date.to_unix()), about.place.as_deref())?
+    } else {
+        about.place.is_none()
+    };
+    let place = (!has_place).then(|| "where it was recorded is left out; .mp4 and .mov keep it".to_string());
+    let lost = |track| format!("{track}: GStreamer does not know it, and it is left out");
+    Ok(place.into_iter().chain(about.tracks.into_iter().map(lost)).collect())
 }
 
 /// When the film was recorded.
