@@ -16,6 +16,9 @@ use super::{PATIENCE, Pipeline, init, model};
 /// A run of the slow model takes several times as long.
 pub const AT_ONCE: Duration = Duration::from_secs(1);
 
+/// No operation waits so long on any machine; the end of a process waits ten seconds for a run.
+const LONGEST_WAIT: Duration = Duration::from_secs(8);
+
 /// So much is computed in no time, but in a run.
 const WELL_INTO: Duration = Duration::from_millis(100);
 
@@ -67,14 +70,14 @@ pub fn be_well_into_a_run() {
 }
 
 /// How long an action takes, measured by what this process computes meanwhile: who waits for a run of the model waits for its
-/// work, and other work on the machine does not count. The clock alone is given much more.
+/// work, and other work on the machine does not count. The clock alone is given more, for waits in which nothing is done.
 #[track_caller]
 pub fn timed(what: &str, limit: Duration, action: impl FnOnce()) -> Duration {
     let (begin, before) = (Instant::now(), computed());
     action();
     let (took, work) = (begin.elapsed(), computed() - before);
     println!("{what}: {:.1} ms, of which computed {:.1}", took.as_secs_f64() * 1e3, work.as_secs_f64() * 1e3);
-    assert!(work < limit && took < 50 * limit, "{what} took {took:?}, of which computed {work:?}");
+    assert!(work < limit && took < LONGEST_WAIT, "{what} took {took:?}, of which computed {work:?}");
     took.min(work)
 }
 
