@@ -150,6 +150,10 @@ fn interlaced_films_give_a_frame_for_each_frame_or_for_each_field() {
             assert_eq!(times.len(), frames, "{order}, {mode}: {times:?}");
             assert!(times.windows(2).all(|pair| (pair[1] - pair[0]).abs_diff(distance) <= 1), "{mode}: {times:?}");
         }
+        let refused = upscale(at, &[&input, "no.mkv", "--deinterlace", "film"]);
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && said.contains("expects 60 fields a second"), "{said}");
+        assert!(said.contains("got 50.0000 fields a second in 8 bits, 64 wide"), "{said}");
     }
 }
 
@@ -245,6 +249,9 @@ fn when_and_where_it_was_recorded_is_kept_or_told() {
     // At its end is the box that describes the film.
     let place = b"\0\0\0\x1a\xa9xyz\0\x0e\x15\xc7+52.50+013.40/";
     let user = [&[0, 0, 0, 8 + place.len() as u8][..], b"udta", place].concat();
+    // Apple's keys; MP4 has four bytes more at their beginning.
+    let keys = b"\0\0\0\x14hdlr\0\0\0\0\0\0\0\0mdta\0\0\0\x11keysof Apple's";
+    let user = [&user, &[0, 0, 0, 8 + keys.len() as u8][..], b"meta", keys].concat();
     let movie = find(&bytes, b"moov").unwrap() - 4;
     let size = u32::from_be_bytes(bytes[movie..movie + 4].try_into().unwrap()) + user.len() as u32;
     bytes[movie..movie + 4].copy_from_slice(&size.to_be_bytes());
@@ -254,14 +261,31 @@ fn when_and_where_it_was_recorded_is_kept_or_told() {
         let bytes = fs::read(at.join(name)).unwrap();
         assert_eq!(shown(&at.join(name)).len(), 5);
         if name == "b.mkv" {
-            assert!(said.contains("where it was recorded is left out"), "{said}");
+            assert!(said.contains("where and with what it was recorded is left out"), "{said}");
         } else {
             assert_eq!(said, "");
             assert!(bytes.windows(place.len()).any(|part| part == place), "{name}");
+            assert!(bytes.windows(keys.len()).any(|part| part == keys), "{name}");
             let head = find(&bytes, b"mvhd").unwrap();
             assert_eq!(bytes[head + 8..head + 12], date, "{name}");
         }
     }
+}
+
+#[test]
+fn lost_marks_of_default_streams_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let two = "flacenc ! mux.  audiotestsrc num-buffers=5 ! flacenc";
+    film(&at.join("a.mkv"), 5, "format=I420", H264, "matroskamux", two);
+    assert_eq!(upscaled(at, &["a.mkv", "all-on.mkv"]), "");
+    // In the place of one track's name: FlagDefault, off, and bytes that mean nothing.
+    let mut bytes = fs::read(at.join("a.mkv")).unwrap();
+    let name = bytes.windows(9).position(|part| part == b"\x53\x6e\x86Audio\0").unwrap();
+    bytes[name..name + 9].copy_from_slice(b"\x88\x81\0\xec\x84\0\0\0\0");
+    fs::write(at.join("a.mkv"), bytes).unwrap();
+    let said = upscaled(at, &["a.mkv", "one-off.mkv"]);
+    assert!(said.contains("which sound and subtitles are on by default"), "{said}");
 }
 
 #[test]

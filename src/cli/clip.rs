@@ -129,7 +129,7 @@ impl Clip {
     fn look(&mut self, playback: &Playback) -> Result<()> {
         let streams = self.streams(playback)?;
         let sinks: Vec<_> = streams.iter().map(|stream| stream.pad()).collect();
-        let recorded = streams.iter().any(Stream::is_recorded);
+        let sources: Vec<_> = streams.iter().map(Stream::source).collect();
         let fields = fields::look_at(&playback.element("frames").static_pad("src").expect("a queue has a source pad"));
         let video = self.connect(playback, streams)?;
         let first = playback.element("first").static_pad("sink").expect("a fakesink has a sink pad");
@@ -160,9 +160,18 @@ impl Clip {
         }
         let rate = VideoInfo::from_caps(&caps)?.fps();
         // What finds a film's frames knows 8 bits.
-        let is_usual = decoded.is_some_and(|info| info.comp_depth(0) == 8 && info.width() <= 2048);
+        let decoded = decoded.context("its frames have no format")?;
+        let is_usual = decoded.comp_depth(0) == 8 && decoded.width() <= 2048;
         let is_ntsc = rate == gst::Fraction::new(60000, 1001) || rate == gst::Fraction::new(60, 1);
         let finds_films = is_usual && is_ntsc && gst::ElementFactory::find("ivtc").is_some();
+        ensure!(
+            self.deinterlace != Deinterlace::Film || !self.interlaced || finds_films,
+            "--deinterlace film expects 60 fields a second in 8 bits, at most 2048 wide, and the element `ivtc` of \
+             gst-plugins-bad; got {:.4} fields a second in {} bits, {} wide: `auto` finds out what suits it",
+            f64::from(rate.numer()) / f64::from(rate.denom()),
+            decoded.comp_depth(0),
+            decoded.width()
+        );
         self.deinterlace = match self.deinterlace {
             Deinterlace::Auto => match fields::judge(&lock(&fields)) {
                 Moments::One => Deinterlace::Frame,
@@ -186,6 +195,7 @@ impl Clip {
         if let Some(segment) = segment.segment().downcast_ref::<gst::ClockTime>() {
             let time = segment.time().unwrap_or_default();
             self.origin = time.saturating_sub(segment.base().unwrap_or_default());
+            let recorded = sources[video].as_ref().is_some_and(streams::is_recorded);
             let first = arrived().flatten().filter(|_| recorded).and_then(|time| time.try_into().ok());
             self.zero = first.map_or(self.origin, gst::ClockTime::from_nseconds);
         }

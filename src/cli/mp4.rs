@@ -1,5 +1,5 @@
-//! Owns what MP4 and QuickTime files say that GStreamer 1.22 neither reads nor writes: when and where a film was recorded, and
-//! tracks of other kinds than it knows.
+//! Owns what MP4 and QuickTime files say that GStreamer 1.22 neither reads nor writes: when, where and with what a film was
+//! recorded, and tracks of other kinds than it knows.
 
 use std::{
     fs::File,
@@ -16,7 +16,8 @@ const LARGEST: u64 = 64 << 20;
 /// Seconds from 1904, where these files begin to count, to 1970.
 const EPOCH: i64 = 2_082_844_800;
 
-/// Boxes with the place of the recording: as phones write it, `+52.5+013.4/` (ISO 6709), and as 3GPP has it.
+/// Boxes with the place of the recording: as Android's phones write it, `+52.5+013.4/` (ISO 6709), and as 3GPP has it. Apple's
+/// write it as one of several keys (QuickTime File Format, "Metadata").
 const PLACES: [&[u8; 4]; 2] = [b"\xa9xyz", b"loci"];
 
 /// Kinds of tracks that GStreamer knows, or that belong to others.
@@ -25,8 +26,10 @@ const KNOWN: [&[u8]; 9] = [b"vide", b"soun", b"text", b"sbtl", b"subt", b"subp",
 /// What a file says beside its streams.
 #[derive(Debug, Default)]
 pub(crate) struct About {
-    /// The box of that, as it is.
-    pub(crate) place: Option<Vec<u8>>,
+    /// The boxes with the place, as they are.
+    pub(crate) place: Vec<u8>,
+    /// The box with Apple's keys: place, date with its time zone, maker and model of the camera.
+    pub(crate) keys: Vec<u8>,
     /// Tracks of other kinds, in words.
     pub(crate) tracks: Vec<String>,
 }
@@ -36,10 +39,18 @@ pub(crate) fn about(path: &Path) -> About {
     let movie = File::open(path).map_err(anyhow::Error::from).and_then(|file| movie(&file)).ok().flatten();
     let Some((_, movie)) = movie else { return About::default() };
     let whole = 0..movie.len();
-    let place = find(&movie, whole.clone(), b"udta").into_iter().find_map(|user| {
-        let place = boxes(&movie, user).into_iter().find(|inner| PLACES.contains(&&inner.kind))?;
-        Some(movie[place.all].to_vec())
+    let users = find(&movie, whole.clone(), b"udta");
+    let inner = users.iter().flat_map(|user| boxes(&movie, user.clone()));
+    let places = inner.filter(|inner| PLACES.contains(&&inner.kind));
+    let place = places.flat_map(|place| movie[place.all].to_vec()).collect();
+    let metas = users.iter().chain([&whole]).flat_map(|part| find(&movie, part.clone(), b"meta"));
+    // MP4 has a version before the boxes in it, QuickTime has not; MP4's form is read by both.
+    let keys = metas.filter_map(|meta| {
+        let inner = if movie.get(meta.start + 4..meta.start + 8)? == b"hdlr" { meta } else { meta.start + 4..meta.end };
+        let handler = find(&movie, inner.clone(), b"hdlr").pop()?;
+        (movie.get(handler)?.get(8..12)? == b"mdta").then(|| with_head(b"meta", &[&[0; 4], &movie[inner]].concat()))
     });
+    let keys = keys.take(1).flatten().collect();
     let kinds = find(&movie, whole, b"trak").into_iter().filter_map(|track| {
         let media = find(&movie, track, b"mdia").pop()?;
         let handler = find(&movie, media, b"hdlr").pop()?;
@@ -50,13 +61,14 @@ pub(crate) fn about(path: &Path) -> About {
         b"meta" => "the camera's metadata".to_string(),
         _ => format!("a track of kind {}", kind.escape_ascii()),
     });
-    About { place, tracks: tracks.collect() }
+    About { place, keys, tracks: tracks.collect() }
 }
 
-/// Tells in a finished file when its film was recorded, in seconds since 1970, and where, by the box of another file. Gives
+/// Tells in a finished file when its film was recorded, in seconds since 1970, and what another file says about it. Gives
 /// whether that could be done.
-pub(crate) fn complete(mut file: &File, created: Option<i64>, place: Option<&[u8]>) -> Result<bool> {
-    if created.is_none() && place.is_none() {
+pub(crate) fn complete(mut file: &File, created: Option<i64>, about: &About) -> Result<bool> {
+    let is_mute = about.place.is_empty() && about.keys.is_empty();
+    if created.is_none() && is_mute {
         return Ok(true);
     }
     let Some((start, mut movie)) = movie(file)? else { return Ok(false) };
@@ -72,7 +84,7 @@ pub(crate) fn complete(mut file: &File, created: Option<i64>, place: Option<&[u8
             stamp(&mut movie[head], created + EPOCH);
         }
     }
-    if let Some(place) = place.filter(|_| is_last) {
+    if is_last && !is_mute {
         let whole = 0..movie.len();
         let user: Vec<u8> =
             find(&movie, whole.clone(), b"udta").into_iter().flat_map(|user| movie[user].to_vec()).collect();
@@ -80,14 +92,15 @@ pub(crate) fn complete(mut file: &File, created: Option<i64>, place: Option<&[u8
             .into_iter()
             .filter(|other| other.kind != *b"udta")
             .flat_map(|other| movie[other.all].to_vec());
-        movie = others.chain(with_head(b"udta", &[&user, place].concat())).collect();
+        let user = with_head(b"udta", &[user, about.place.clone()].concat());
+        movie = others.chain(user).chain(about.keys.iter().copied()).collect();
     }
     file.seek(SeekFrom::Start(start))?;
     file.write_all(&with_head(b"moov", &movie))?;
     if is_last {
         file.write_all(&rest)?;
     }
-    Ok(is_last || place.is_none())
+    Ok(is_last || is_mute)
 }
 
 /// A box in bytes.
@@ -197,10 +210,13 @@ mod tests {
     #[test]
     fn time_and_place_are_told() {
         let place = with_head(PLACES[0], b"\0\x0c\0\0+52.5+013.4/");
+        let keys = with_head(b"meta", b"keys");
         let file = film(&with_head(b"uuid", b"xmp"));
         let length = file.metadata().unwrap().len();
-        assert!(complete(&file, Some(0), Some(&place)).unwrap());
-        assert_eq!(file.metadata().unwrap().len(), length + place.len() as u64);
+        let about = About { place, keys, tracks: Vec::new() };
+        assert!(complete(&file, Some(0), &about).unwrap());
+        let more = about.place.len() + about.keys.len();
+        assert_eq!(file.metadata().unwrap().len(), length + more as u64);
         let (_, movie) = movie(&file).unwrap().unwrap();
         assert_eq!(heads(&movie).len(), 3);
         assert!(
@@ -210,19 +226,34 @@ mod tests {
         );
         let user = find(&movie, 0..movie.len(), b"udta").pop().unwrap();
         assert_eq!(boxes(&movie, user).iter().map(|inner| inner.kind).collect::<Vec<_>>(), [*b"name", *PLACES[0]]);
+        assert_eq!(boxes(&movie, 0..movie.len()).pop().unwrap().kind, *b"meta");
     }
 
     #[test]
     fn what_would_move_the_rest_is_not_done() {
         let file = film(&with_head(b"mdat", &[]));
         let length = file.metadata().unwrap().len();
-        assert!(!complete(&file, Some(0), Some(&with_head(PLACES[0], b""))).unwrap());
+        let about = About { place: with_head(PLACES[0], b""), ..About::default() };
+        assert!(!complete(&file, Some(0), &about).unwrap());
         assert_eq!(file.metadata().unwrap().len(), length);
     }
 
     #[test]
+    fn apples_keys_are_read_in_each_form() {
+        let inner = [with_head(b"hdlr", b"\0\0\0\0\0\0\0\0mdta"), with_head(b"keys", b"com.apple")].concat();
+        let versioned = with_head(b"meta", &[&[0; 4], &inner[..]].concat());
+        for meta in [with_head(b"meta", &inner), versioned.clone(), with_head(b"udta", &versioned)] {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), with_head(b"moov", &meta)).unwrap();
+            assert_eq!(about(file.path()).keys, versioned);
+        }
+    }
+
+    #[test]
     fn whatever_is_broken_is_not_read() {
-        let whole = with_head(b"moov", &with_head(b"trak", &with_head(b"mdia", &with_head(b"hdlr", &[0; 20]))));
+        let handler = with_head(b"hdlr", b"\0\0\0\0\0\0\0\0mdta");
+        let track = with_head(b"trak", &with_head(b"mdia", &handler));
+        let whole = with_head(b"moov", &[track, with_head(b"meta", &handler)].concat());
         for at in 0..whole.len() {
             for value in [0, 1, 8, 0xff] {
                 let mut broken = whole.clone();

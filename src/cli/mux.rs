@@ -189,15 +189,16 @@ fn write_to(
     Ok((notes, promised.load(Ordering::Relaxed)))
 }
 
-/// Brings over what muxers do not: when and where the film was recorded. Gives notes of what is lost.
+/// Brings over what muxers do not: when, where and with what the film was recorded. Gives notes of what is lost.
 fn complete(clip: &Clip, container: Container, file: &fs::File) -> Result<Vec<String>> {
     let about = mp4::about(&clip.path);
-    let has_place = if container.is_mp4() {
-        mp4::complete(file, created(clip).map(|date| date.to_unix()), about.place.as_deref())?
+    let is_told = if container.is_mp4() {
+        mp4::complete(file, created(clip).map(|date| date.to_unix()), &about)?
     } else {
-        about.place.is_none()
+        about.place.is_empty() && about.keys.is_empty()
     };
-    let place = (!has_place).then(|| "where it was recorded is left out; .mp4 and .mov keep it".to_string());
+    let place =
+        (!is_told).then(|| "where and with what it was recorded is left out; .mp4 and .mov keep it".to_string());
     let lost = |track| format!("{track}: GStreamer does not know it, and it is left out");
     Ok(place.into_iter().chain(about.tracks.into_iter().map(lost)).collect())
 }

@@ -181,11 +181,9 @@ impl Stream {
         self.queue.static_pad("src").expect("a queue has a source pad")
     }
 
-    /// Whether its clock ran before it began; its times are then the clock's.
-    pub(crate) fn is_recorded(&self) -> bool {
-        let pad = self.queue.static_pad("sink").and_then(|sink| sink.peer());
-        let segment = pad.and_then(|pad| pad.sticky_event::<gst::event::Segment>(0));
-        segment.is_some_and(|event| is_recording(event.segment()))
+    /// Where it comes from.
+    pub(crate) fn source(&self) -> Option<gst::Pad> {
+        self.queue.static_pad("sink")?.peer()
     }
 
     /// Lets it flow into a pad, through a queue that holds at most so many bytes (0: any number).
@@ -235,6 +233,11 @@ const TS_START: u64 = 2 << 20;
 pub(crate) fn film(streams: &[Stream]) -> Option<usize> {
     let place = |kind| streams.iter().position(|stream| stream.kind() == kind);
     place("video").or_else(|| place("image"))
+}
+
+/// Whether a stream's clock ran before it began; its times are then the clock's. Known when its first data has come.
+pub(crate) fn is_recorded(source: &gst::Pad) -> bool {
+    source.sticky_event::<gst::event::Segment>(0).is_some_and(|event| is_recording(event.segment()))
 }
 
 /// Whether a demuxer's segment is that of a recording, whose clock ran before it began.
