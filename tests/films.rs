@@ -424,6 +424,33 @@ fn colours_that_nobody_told_are_told() {
 }
 
 #[test]
+fn av1_tells_its_colours_in_the_stream_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    film(&at.join("in.mkv"), 3, "format=I420,colorimetry=bt709", "x264enc ! h264parse", "matroskamux", "");
+    for name in ["out.mkv", "out.mp4", "out.webm"] {
+        upscaled(at, &["in.mkv", name, "--codec", "av1"]);
+        assert_eq!(shown(&at.join(name)).len(), 3);
+        // Nothing that the file around it says.
+        let pipeline = Pipeline::new(&format!(
+            "filesrc location={} ! parsebin ! capssetter replace=true \
+             caps=video/x-av1,stream-format=obu-stream,alignment=tu ! av1parse name=parse ! fakesink name=end",
+            at.join(name).display()
+        ));
+        let told = Arc::<Mutex<Option<gst::Caps>>>::default();
+        let seen = told.clone();
+        let end = pipeline.by_name("end").unwrap().static_pad("sink").unwrap();
+        end.add_probe(gst::PadProbeType::BUFFER, move |pad, _| {
+            *seen.lock().unwrap() = pad.current_caps();
+            gst::PadProbeReturn::Ok
+        });
+        pipeline.run();
+        let told = told.lock().unwrap().take().unwrap();
+        assert_eq!(told.structure(0).unwrap().get("colorimetry"), Ok("bt709"), "{name}: {told}");
+    }
+}
+
+#[test]
 fn a_film_for_bright_screens_keeps_its_ten_bits() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();

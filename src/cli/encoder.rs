@@ -4,10 +4,13 @@ use std::{fmt, path::Path};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
-use gst::prelude::*;
+use gst::{glib::translate::IntoGlib, prelude::*};
 use gst_video::{VideoColorRange, VideoColorimetry, VideoInfo};
 
-use crate::playback::Playback;
+use crate::{
+    av1::{self, Colours},
+    playback::Playback,
+};
 
 /// Most frames between two key frames: what a crash can cost, and how finely a player can seek.
 const KEY_INTERVAL: u32 = 120;
@@ -116,7 +119,7 @@ impl Container {
 }
 
 /// An encoder that works here.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Encoder {
     pub(crate) codec: Codec,
     /// Name of its element.
@@ -125,6 +128,24 @@ pub(crate) struct Encoder {
     pub(crate) deep: bool,
     /// Elements from raw video of any size and format to what a container takes, in one size and format.
     pub(crate) launch: String,
+    /// What its streams are to say of their colours and do not by themselves.
+    untold: Option<Colours>,
+}
+
+impl Encoder {
+    /// What the elements gave, with all that the codec has to say.
+    pub(crate) fn complete(&self, mut sample: gst::Sample) -> gst::Sample {
+        let told = self.untold.zip(sample.buffer()).and_then(|(colours, buffer)| {
+            let mut told = gst::Buffer::from_mut_slice(av1::coloured(&buffer.map_readable().ok()?, colours)?);
+            let same = gst::BufferCopyFlags::FLAGS | gst::BufferCopyFlags::TIMESTAMPS | gst::BufferCopyFlags::META;
+            buffer.copy_into(told.get_mut()?, same, ..).ok()?;
+            Some(told)
+        });
+        if let Some(told) = told {
+            sample.make_mut().set_buffer(Some(&told));
+        }
+        sample
+    }
 }
 
 /// Chooses the encoder for frames of a film: of the codec asked for, or H.264 (VP9 in WebM; what has 10 bits for HDR). `quality`
@@ -153,8 +174,10 @@ pub(crate) fn choose(codec: Option<Codec>, container: Container, quality: u32, f
     let format = if deep { "I420_10LE" } else { "I420" };
     let mut colours = film.colorimetry();
     let mut tail = codec.tail(deep && element == "x264enc").to_string();
+    let mut untold = None;
     if codec == Codec::Av1 {
-        // Its encoders write no colours into the stream; the container has them. Players take the range for limited.
+        // Its encoders write no colours into the stream, and a range that is limited.
+        untold = Some(numbers(&colours));
         let limited = VideoColorRange::Range16_235;
         colours = VideoColorimetry::new(limited, colours.matrix(), colours.transfer(), colours.primaries());
         tail += &format!(" ! capssetter caps=video/x-av1,colorimetry={colours}");
@@ -173,7 +196,20 @@ pub(crate) fn choose(codec: Option<Codec>, container: Container, quality: u32, f
     trial
         .run(|| {})
         .with_context(|| format!("{codec} by {element} does not go into this kind of file at {width}x{height}"))?;
-    Ok(Encoder { codec, element, deep, launch })
+    Ok(Encoder { codec, element, deep, launch, untold })
+}
+
+/// Colours by their numbers in ISO/IEC 23091-4.
+fn numbers(colours: &VideoColorimetry) -> Colours {
+    // SAFETY: functions of one number each, which gstreamer-video has no safe form of.
+    unsafe {
+        [
+            gst_video::ffi::gst_video_color_primaries_to_iso(colours.primaries().into_glib()),
+            gst_video::ffi::gst_video_transfer_function_to_iso(colours.transfer().into_glib()),
+            gst_video::ffi::gst_video_color_matrix_to_iso(colours.matrix().into_glib()),
+        ]
+    }
+    .map(|number| number as u8)
 }
 
 /// Whether it is brighter than the usual screen: PQ or HLG.

@@ -9,6 +9,7 @@ macro_rules! println {
     }};
 }
 
+mod av1;
 mod bench;
 mod clip;
 mod compare;

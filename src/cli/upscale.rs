@@ -198,9 +198,6 @@ fn notes(args: &Args, clip: &Clip, encoder: &Encoder, video: &VideoInfo, most: u
         };
         notes.push(format!("the video is interlaced and is deinterlaced, {what}; --deinterlace {other}"));
     }
-    if encoder.codec == Codec::Av1 {
-        notes.push("AV1: its encoders here write no colours into the stream; the file around it has them".into());
-    }
     let (width, height) = (video.width(), video.height());
     if (film.width() | film.height()) % 2 == 1 {
         notes.push(format!(
@@ -312,9 +309,9 @@ fn play(job: &Job, writer: &Shared, done: Done, progress: &mut Progress) -> Resu
     playback.sink("sink").set_callbacks(
         gst_app::AppSinkCallbacks::builder()
             .new_sample({
-                let writer = Arc::clone(writer);
+                let (writer, encoder) = (Arc::clone(writer), encoder.clone());
                 move |sink| {
-                    let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+                    let sample = encoder.complete(sink.pull_sample().map_err(|_| gst::FlowError::Eos)?);
                     let (journal, failure) = &mut *lock(&writer);
                     journal.as_mut().ok_or(gst::FlowError::Flushing)?.append(&sample).map_err(|err| {
                         failure.get_or_insert(err.context("cannot write the upscaled video"));
