@@ -22,12 +22,13 @@ import numpy as np
 import onnxruntime as ort
 import peers
 import torch
+from bare import Bare, has_openvino, padded, seconds, session
 from chart import chart
 from fastvsr_models.baselines import export_baselines
 from fastvsr_models.macs import count_package
 from fastvsr_models.networks import FastVSR
 from report import GPU, Report, sized
-from runs import Bare, branch, element, has_bf16, has_openvino, padded, play, seconds, session
+from runs import branch, element, has_bf16, play
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIP = 33  # frames, as in the paper
