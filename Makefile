@@ -16,7 +16,7 @@
 #   make uninstall              take that away again
 #   make deb                    all that in a Debian package, in target/
 #   make test-deb               install that package in a new Debian 12 and a new Debian 13, and use it there (as root)
-#   make wheel                  plugin and command as a Python wheel, in target/
+#   make wheel                  plugin and command as a Python wheel, and the Python package as another, in target/
 #   make test-wheel             the same with the wheel (as root)
 
 CLIP ?= examples/demo/clip.mp4

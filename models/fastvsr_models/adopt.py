@@ -1,4 +1,4 @@
-"""Adopt: a PyTorch checkpoint of a single-image super-resolution network -> a model package. Needs `models[adopt]`.
+"""Adopt: a PyTorch checkpoint of a network that makes single images larger or better -> a model package. Needs `models[adopt]`.
 
     python -m fastvsr_models.adopt 4x-foo.pth --license CC-BY-4.0 --out 4x-foo
 
@@ -23,7 +23,7 @@ from .footprint import aligned, halo, memory, sample
 from .package import Stage, to_frames, to_nchw, write_package
 from .upscalers import Package
 
-SCALES = range(2, 17)  # as large as a manifest may have; those that restore in place are no super-resolution
+SCALES = range(1, 17)  # as a manifest may have; 1 is restoration in place
 
 # The picture may differ from PyTorch's by so many levels: at most, and on average. Weights in half precision move it more.
 LIMITS = {"single": (2, 0.05), "half": (16, 0.5)}
@@ -74,10 +74,14 @@ def load(path):
 def check(path, network):
     """Refuse what a package cannot be."""
     kind, channels = network.architecture.name, (network.input_channels, network.output_channels)
-    if not isinstance(network, spandrel.ImageModelDescriptor) or network.purpose != "SR" or network.scale not in SCALES:
+    if (
+        not isinstance(network, spandrel.ImageModelDescriptor)
+        or network.purpose not in ("SR", "Restoration")
+        or network.scale not in SCALES
+    ):
         raise SystemExit(
-            f"{path}: expected a single-image super-resolution network that scales {SCALES[0]} to {SCALES[-1]} times, "
-            f"got {kind} for {network.purpose}, which scales {network.scale} times"
+            f"{path}: expected a single-image network for super-resolution or restoration, of scale {SCALES[0]} to {SCALES[-1]}, "
+            f"got {kind} for {network.purpose}, of scale {network.scale}"
         )
     if channels != (3, 3):
         raise SystemExit(f"{path}: expected 3 channels (RGB) in and out, got {kind} with {channels[0]} in and {channels[1]} out")

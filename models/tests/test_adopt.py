@@ -1,4 +1,4 @@
-"""Checkpoints of five architectures become packages that the element runs; what cannot is refused in words."""
+"""Checkpoints of six architectures become packages that the element runs; what cannot is refused in words."""
 
 import pickle
 import subprocess
@@ -29,6 +29,7 @@ from fastvsr_models.upscalers import Element
 NETWORKS = {
     "compact": (lambda: Compact(num_feat=16, num_conv=3, upscale=4), 4, 1, 5),
     "span": (lambda: SPAN(num_in_ch=3, num_out_ch=3, feature_channels=16, upscale=2), 2, 1, 21),
+    "dncnn": (lambda: DnCNN(in_nc=3, out_nc=3, nc=8, nb=4), 1, 1, 4),
     "esrgan": (lambda: ESRGAN(num_filters=16, num_blocks=1, scale=4), 4, 2, 18),
     # GroupNorm and channel attention see the whole frame. The older exporter makes constants of DySample's sizes.
     "realplksr": (lambda: RealPLKSR(dim=16, n_blocks=2, upscaling_factor=3, dysample=True), 3, 1, None),
@@ -63,7 +64,7 @@ def run(monkeypatch, *arguments):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_five_architectures_run_in_the_element(name, clip, plugin_path, tmp_path, monkeypatch, capfd):
+def test_six_architectures_run_in_the_element(name, clip, plugin_path, tmp_path, monkeypatch, capfd):
     make, scale, multiple, halo = NETWORKS[name]
     torch.manual_seed(0)
     checkpoint, folder = tmp_path / f"{name}.pth", tmp_path / "packages" / name
@@ -167,7 +168,7 @@ def test_what_cannot_be_adopted_is_refused_in_words(tmp_path, monkeypatch):
     refused(r"expected 3 channels \(RGB\) in and out, got RealESRGAN Compact with 1 in and 1 out", grey.state_dict())
     alpha = Compact(num_in_ch=4, num_out_ch=4, num_feat=4, num_conv=1, upscale=2)
     refused("got RealESRGAN Compact with 4 in and 4 out", alpha.state_dict())
-    refused("scales 2 to 16 times, got DnCNN for Restoration, which scales 1 times", DnCNN(nc=8, nb=4).state_dict())
+    refused("got DnCNN with 1 in and 1 out", DnCNN(in_nc=1, out_nc=1, nc=8, nb=4).state_dict())
     Path("there").mkdir()
     refused("--out: expected a new folder, got there, which exists", weights, arguments=("--license", "MIT", "--out", "there"))
 
