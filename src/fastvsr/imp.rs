@@ -33,6 +33,7 @@ use gst_video::{VideoInfo, subclass::prelude::*};
 use once_cell::sync::Lazy;
 
 use super::{
+    CAT,
     accounts::{Accounts, clock_time},
     caps,
     failure::Failure,
@@ -48,10 +49,6 @@ use crate::{
     model,
     sync::lock,
 };
-
-pub(super) static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
-    gst::DebugCategory::new("fastvsr", gst::DebugColorFlags::empty(), Some("One-step video super-resolution"))
-});
 
 /// Scale for caps queries as long as nobody knows the model's: frames may leave in any size up to that.
 const ANY_SCALE: usize = MAX_SCALE as usize;

@@ -20,12 +20,18 @@ mod streaming;
 mod threads;
 
 use gst::prelude::*;
+use once_cell::sync::Lazy;
 
 pub use caps::FORMATS;
 use overload::OnOverload;
 pub use settings::{ExecutionProvider, Precision};
 
 use crate::color_fix::ColorFix;
+
+/// What `GST_DEBUG=fastvsr:LEVEL` shows.
+static CAT: Lazy<gst::DebugCategory> = Lazy::new(|| {
+    gst::DebugCategory::new("fastvsr", gst::DebugColorFlags::empty(), Some("One-step video super-resolution"))
+});
 
 glib::wrapper! {
     /// The `fastvsr` element: W x H video in, `scale` W x `scale` H video out, frame for frame.

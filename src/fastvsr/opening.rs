@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-use super::{imp::CAT, settings::Settings};
+use super::{CAT, settings::Settings};
 use crate::{
     engine::{self, Cancel, Engine, Error, Key, Severity},
     folders,
