@@ -517,6 +517,12 @@ fn models_are_listed_measured_and_warmed() {
     assert!(said.contains("compact-s") && said.contains("PSNR") && said.contains("counter"), "{said}");
     let said = succeeds(folder.path(), &["bench", "--provider", "cpu", "--sizes", "32x32", "--seconds", "1"]);
     assert!(said.contains("compact-s") && said.contains("128x128"), "{said}");
+    for precision in ["fp32", "int8"] {
+        let property = format!("precision={precision}");
+        let arguments = ["bench", "--provider", "cpu", "--property", &property, "--model", "compact-s"];
+        let said = succeeds(folder.path(), &[&arguments[..], &["--sizes", "32x32", "--seconds", "1"]].concat());
+        assert!(said.contains(&format!("cpu {precision}")), "{said}");
+    }
     let said = succeeds(folder.path(), &["prewarm", "32x32", "--provider", "cpu"]);
     assert!(said.contains("first frame after"), "{said}");
     fails(folder.path(), &["prewarm", "32"], "expected WIDTHxHEIGHT");

@@ -15,6 +15,9 @@ pub(crate) struct Args {
     /// What runs the model
     #[arg(long, default_value = "auto", value_parser = upscaler::PROVIDERS)]
     provider: String,
+    /// A property of the element, as in --property precision=int8; may be given again
+    #[arg(long = "property", value_name = "NAME=VALUE", value_parser = upscaler::property)]
+    properties: Vec<(String, String)>,
     /// Input sizes
     #[arg(long, value_delimiter = ',', value_parser = prewarm::size, default_value = "160x90,320x180,480x270,640x360")]
     sizes: Vec<(u32, u32)>,
@@ -29,7 +32,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let models: Vec<String> = args.model.clone().map_or_else(|| found.collect(), |model| vec![model]);
     println!("{:<20} {:<14} {:>10} {:>11} {:>9} {:>8}  real time", "model", "on", "input", "output", "ms/frame", "fps");
     for model in models {
-        let upscaler = Upscaler::new(&model, &args.provider, 0);
+        let properties = args.properties.clone();
+        let upscaler = Upscaler { properties, ..Upscaler::new(&model, &args.provider, 0) };
         let scale = upscaler.scale()?;
         let engine = upscaler.engine()?;
         let device = format!("{} {}", engine.device().provider, engine.device().precision.name());

@@ -38,7 +38,7 @@ const NOT_BY_NAME: [&str; 8] =
     ["model", "execution-provider", "window", "scale", "runtime-library", "name", "parent", "stats"];
 
 /// Reads `NAME=VALUE`.
-fn property(text: &str) -> Result<(String, String)> {
+pub(crate) fn property(text: &str) -> Result<(String, String)> {
     let (name, value) = text.split_once('=').with_context(|| format!("expected NAME=VALUE, got `{text}`"))?;
     Ok((name.into(), value.into()))
 }
