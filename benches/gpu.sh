@@ -7,12 +7,8 @@
 #   benches/gpu.sh --prepare FOLDER              for a machine without cargo, pip and apt: puts what it needs into FOLDER
 #   PREBUILT=FOLDER benches/gpu.sh               measures there, by the ONNX Runtime that its Python or ORT_DYLIB_PATH has
 set -eu
-if [ "${1:-}" = --prepare ]; then
-    mkdir -p "$2"
-    folder=$(realpath "$2")
-elif [ -n "${PREBUILT:-}" ]; then
-    PREBUILT=$(realpath "$PREBUILT")
-fi
+PREBUILT=${PREBUILT:+$(realpath "$PREBUILT")}
+[ "${1:-}" = --prepare ] && folder=$(realpath -m "$2")
 cd "$(dirname "$0")/.."
 
 prepare() {
