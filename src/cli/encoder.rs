@@ -172,7 +172,12 @@ pub(crate) fn choose(codec: Option<Codec>, container: Container, quality: u32, f
     };
     let deep = film.format_info().depth().iter().any(|bits| *bits > 8) && takes_ten_bits(element);
     let format = if deep { "I420_10LE" } else { "I420" };
-    let mut colours = film.colorimetry();
+    let (width, height) = (film.width(), film.height());
+    // GStreamer's own for this format and size where the film's are not those of YUV.
+    let encoded = gst::Caps::builder("video/x-raw").field("format", format);
+    let encoded = encoded.field("width", width as i32).field("height", height as i32);
+    let encoded = encoded.field("colorimetry", film.colorimetry().to_string()).build();
+    let mut colours = VideoInfo::from_caps(&encoded)?.colorimetry();
     let mut tail = codec.tail(deep && element == "x264enc").to_string();
     let mut untold = None;
     if codec == Codec::Av1 {
@@ -182,7 +187,6 @@ pub(crate) fn choose(codec: Option<Codec>, container: Container, quality: u32, f
         colours = VideoColorimetry::new(limited, colours.matrix(), colours.transfer(), colours.primaries());
         tail += &format!(" ! capssetter caps=video/x-av1,colorimetry={colours}");
     }
-    let (width, height) = (film.width(), film.height());
     // Frames of another size in mid-film are fitted into the size of the first.
     let launch = format!(
         "videoconvert n-threads=0 ! videoscale method=lanczos n-threads=0 add-borders=true ! video/x-raw,format={format},\
