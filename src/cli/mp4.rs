@@ -34,6 +34,13 @@ pub(crate) struct About {
     pub(crate) tracks: Vec<String>,
 }
 
+impl About {
+    /// Whether there is nothing in it that another file could have.
+    pub(crate) fn is_mute(&self) -> bool {
+        self.place.is_empty() && self.keys.is_empty()
+    }
+}
+
 /// What a file says beside its streams; nothing if it is of another kind.
 pub(crate) fn about(path: &Path) -> About {
     let movie = File::open(path).map_err(anyhow::Error::from).and_then(|file| movie(&file)).ok().flatten();
@@ -67,8 +74,7 @@ pub(crate) fn about(path: &Path) -> About {
 /// Tells in a finished file when its film was recorded, in seconds since 1970, and what another file says about it. Gives
 /// whether that could be done.
 pub(crate) fn complete(mut file: &File, created: Option<i64>, about: &About) -> Result<bool> {
-    let is_mute = about.place.is_empty() && about.keys.is_empty();
-    if created.is_none() && is_mute {
+    if created.is_none() && about.is_mute() {
         return Ok(true);
     }
     let Some((start, mut movie)) = movie(file)? else { return Ok(false) };
@@ -84,7 +90,7 @@ pub(crate) fn complete(mut file: &File, created: Option<i64>, about: &About) -> 
             stamp(&mut movie[head], created + EPOCH);
         }
     }
-    if is_last && !is_mute {
+    if is_last && !about.is_mute() {
         let whole = 0..movie.len();
         let user: Vec<u8> =
             find(&movie, whole.clone(), b"udta").into_iter().flat_map(|user| movie[user].to_vec()).collect();
@@ -100,7 +106,7 @@ pub(crate) fn complete(mut file: &File, created: Option<i64>, about: &About) -> 
     if is_last {
         file.write_all(&rest)?;
     }
-    Ok(is_last || is_mute)
+    Ok(is_last || about.is_mute())
 }
 
 /// A box in bytes.

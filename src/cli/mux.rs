@@ -195,7 +195,7 @@ fn complete(clip: &Clip, container: Container, file: &fs::File) -> Result<Vec<St
     let is_told = if container.is_mp4() {
         mp4::complete(file, created(clip).map(|date| date.to_unix()), &about)?
     } else {
-        about.place.is_empty() && about.keys.is_empty()
+        about.is_mute()
     };
     let place =
         (!is_told).then(|| "where and with what it was recorded is left out; .mp4 and .mov keep it".to_string());
