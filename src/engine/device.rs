@@ -109,8 +109,7 @@ impl Provider {
         use Precision::{Bf16, Fp16, Fp32, Int8};
         match self {
             Self::TensorRt => &[Fp16, Fp32, Bf16, Int8],
-            Self::OpenVino if Cpu::here().has_fast_bf16() => &[Bf16, Int8, Fp32],
-            Self::OpenVino => &[Int8, Fp32, Bf16],
+            Self::OpenVino => in_openvino(&Cpu::here()),
             Self::Cpu => &[Int8, Fp32],
             Self::OpenVinoGpu => &[Fp16, Fp32],
             Self::OpenVinoNpu => &[Fp16],
@@ -126,6 +125,21 @@ impl Provider {
 impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+/// The precisions of OpenVINO on a CPU.
+///
+/// In matrix units (AMX) bfloat16 is as fast as integers. In AMD's vector units integers take 0.6 to 0.7 of bfloat16's time, and
+/// that half of single precision's; in those of Intel's server CPUs without AMX bfloat16 took 1.65 times as long as single precision.
+fn in_openvino(cpu: &Cpu) -> &'static [Precision] {
+    use Precision::{Bf16, Fp32, Int8};
+    if cpu.has("amx_bf16") {
+        &[Bf16, Int8, Fp32]
+    } else if cpu.has("avx512_bf16") && cpu.is_of_amd() {
+        &[Int8, Bf16, Fp32]
+    } else {
+        &[Int8, Fp32, Bf16]
     }
 }
 
@@ -366,6 +380,19 @@ pub(super) fn host_memory() -> Result<MemoryInfo<'static>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bfloat16_comes_first_in_matrix_units_and_after_integers_in_those_of_amd() {
+        use Precision::{Bf16, Fp32, Int8};
+        let order = |vendor: &str, flags: &str| {
+            in_openvino(&Cpu::parse(&format!("processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n")))
+        };
+        assert_eq!(order("GenuineIntel", "fpu avx512_bf16 amx_bf16 amx_tile"), [Bf16, Int8, Fp32]);
+        assert_eq!(order("AuthenticAMD", "fpu avx512_bf16 avx512_vnni"), [Int8, Bf16, Fp32]);
+        assert_eq!(order("GenuineIntel", "fpu avx512_bf16 avx512_vnni"), [Int8, Fp32, Bf16]);
+        assert_eq!(order("AuthenticAMD", "fpu avx2"), [Int8, Fp32, Bf16]);
+        assert_eq!(in_openvino(&Cpu::parse("")), [Int8, Fp32, Bf16]);
+    }
 
     #[test]
     fn precisions_that_a_provider_lacks_are_refused_with_those_that_it_has() {
