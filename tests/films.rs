@@ -472,6 +472,24 @@ fn a_film_for_bright_screens_keeps_its_ten_bits() {
 }
 
 #[test]
+fn a_part_without_sound_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    Pipeline::new(&format!(
+        "videotestsrc num-buffers=50 ! video/x-raw,width=64,height=48,framerate=25/1 ! x264enc key-int-max=5 ! \
+         matroskamux name=mux ! filesink location={}  \
+         audiotestsrc num-buffers=25 samplesperbuffer=1920 ! audio/x-raw,rate=48000,channels=2 ! avenc_aac ! mux.",
+        at.join("in.mkv").display()
+    ))
+    .run();
+    // Sound that is encoded anew has no track without data, sound that is copied has.
+    let said = upscaled(at, &["in.mkv", "out.webm", "--start", "1.6"]);
+    assert!(said.contains("1 of 2 streams have nothing in this part"), "{said}");
+    assert_eq!(upscaled(at, &["in.mkv", "out.mkv", "--start", "1.6"]), "");
+    assert_eq!((shown(&at.join("out.webm")).len(), shown(&at.join("out.mkv")).len()), (10, 10));
+}
+
+#[test]
 fn subtitles_keep_their_styles_or_a_note_says_not() {
     let folder = tempfile::tempdir().unwrap();
     let at = folder.path();
@@ -656,31 +674,50 @@ fn what_cannot_be_written_is_told() {
     let at = folder.path();
     film(&at.join("in.m2ts"), 25, "format=I420", "x264enc", "mpegtsmux m2ts-mode=true", "avenc_ac3");
     assert_eq!(upscaled(at, &["in.m2ts", "known.mkv"]), "");
-    // The sound's type becomes one that says nothing, in every table of the programme.
-    let mut bytes = fs::read(at.join("in.m2ts")).unwrap();
-    for packet in bytes.chunks_mut(192).filter(|packet| packet.len() == 192) {
-        let table = 4 + 5 + if packet[7] & 0x20 != 0 { 1 + usize::from(packet[8]) } else { 0 };
-        if packet[5] & 0x40 != 0 && packet.get(table) == Some(&2) && packet[table + 1] & 0xf0 == 0xb0 {
-            disguise(&mut packet[table..]);
-        }
-    }
-    fs::write(at.join("in.m2ts"), bytes).unwrap();
+    disguise(at, 0xfe);
     let said = upscaled(at, &["in.m2ts", "unknown.mkv"]);
     assert!(said.contains("type 0x06) that GStreamer does not know"), "{said}");
 }
 
+#[test]
+fn sound_whose_table_tells_nothing_is_known_by_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    for (encoder, format) in [("avenc_ac3", "audio/x-ac3"), ("avenc_aac", "audio/mpeg")] {
+        film(&at.join("in.m2ts"), 25, "format=I420", "x264enc", "mpegtsmux m2ts-mode=true", encoder);
+        disguise(at, 0x0a); // a language
+        assert_eq!(upscaled(at, &["in.m2ts", "out.mkv", "--force"]), "");
+        let (video, sound) = (shown(&at.join("out.mkv")), tracks(&at.join("out.mkv"), format));
+        assert_eq!((video.len(), sound.len()), (25, 1), "{encoder}");
+        assert!(sound[0].times[0].abs_diff(video[0]) <= 120, "{encoder}: {} and {} ms", sound[0].times[0], video[0]);
+    }
+}
+
+/// Makes the type of the sound of `in.m2ts` one that says nothing, in every table of the programme, and its descriptors such.
+fn disguise(at: &Path, descriptor: u8) {
+    let mut bytes = fs::read(at.join("in.m2ts")).unwrap();
+    for packet in bytes.chunks_mut(192).filter(|packet| packet.len() == 192) {
+        let table = 4 + 5 + if packet[7] & 0x20 != 0 { 1 + usize::from(packet[8]) } else { 0 };
+        if packet[5] & 0x40 != 0 && packet.get(table) == Some(&2) && packet[table + 1] & 0xf0 == 0xb0 {
+            disguise_table(&mut packet[table..], descriptor);
+        }
+    }
+    fs::write(at.join("in.m2ts"), bytes).unwrap();
+}
+
 /// Lets a table of a programme tell nothing of its second stream but that there is one.
-fn disguise(table: &mut [u8]) {
+fn disguise_table(table: &mut [u8], tag: u8) {
     let end = 3 + usize::from(u16::from_be_bytes([table[1], table[2]]) & 0xfff) - 4;
     let length = |at: usize, table: &[u8]| usize::from(u16::from_be_bytes([table[at], table[at + 1]]) & 0xfff);
     let first = 12 + length(10, table);
     let second = first + 5 + length(first + 3, table);
     table[second] = 6;
-    // Descriptors that nobody knows.
     let (mut descriptor, last) = (second + 5, second + 5 + length(second + 3, table));
     while descriptor < last {
-        table[descriptor] = 0xfe;
-        descriptor += 2 + usize::from(table[descriptor + 1]);
+        let end = descriptor + 2 + usize::from(table[descriptor + 1]);
+        table[descriptor] = tag;
+        table[descriptor + 2..end].iter_mut().zip(b"eng\0".iter().cycle()).for_each(|(byte, letter)| *byte = *letter);
+        descriptor = end;
     }
     let mut checksum = u32::MAX;
     for byte in &table[..end] {

@@ -48,7 +48,7 @@ pub(crate) fn write(
     let (part, file) = hidden::create(output, "part")?;
     let write = || {
         let mut failed = BTreeMap::new();
-        let (mut notes, promised) = loop {
+        let (mut notes, kept, promised) = loop {
             file.set_len(0)?;
             (&file).rewind()?;
             let result = write_to(clip, range, container, journal.read(range.from)?, &file, &failed);
@@ -65,6 +65,9 @@ pub(crate) fn write(
         notes.extend(complete(clip, container, &file)?);
         let found = streams::split(&Playback::new(streams::SPLIT)?, &part, || Ok(()))?.len();
         ensure!(found >= promised, "the file has {found} streams: expected {promised}; please report this");
+        if found < kept {
+            notes.push(format!("{} of {kept} streams have nothing in this part and are left out", kept - found));
+        }
         notes.extend(failed.values().map(|err| format!("a stream that cannot be read or encoded is left out: {err}")));
         file.sync_all()?;
         fs::rename(&part, output).with_context(|| format!("cannot write `{}`", output.display()))?;
@@ -79,7 +82,7 @@ fn failed_stream(err: &anyhow::Error) -> Option<usize> {
     place.split('/').next()?.parse().ok()
 }
 
-/// Gives the notes, and how many streams the file must have.
+/// Gives the notes, how many streams are brought over, and how many of them had data, which the file must have.
 fn write_to(
     clip: &Clip,
     range: Range,
@@ -87,7 +90,7 @@ fn write_to(
     mut frames: Frames,
     part: &fs::File,
     failed: &BTreeMap<usize, anyhow::Error>,
-) -> Result<(Vec<String>, usize)> {
+) -> Result<(Vec<String>, usize, usize)> {
     let playback = Playback::new(&format!(
         "{}  {} name=mux ! fdsink name=part  appsrc name=video format=time handle-segment-change=true",
         streams::SPLIT,
@@ -159,7 +162,7 @@ fn write_to(
         .iter()
         .map(|(index, stream, route)| link(&playback, &mux, *index, stream, route))
         .collect::<Result<_>>()?;
-    let promised = Arc::new(AtomicUsize::new(1));
+    let (count, promised) = (1 + kept.len(), Arc::new(AtomicUsize::new(1)));
     for ((_, stream, _), sink) in kept.into_iter().zip(linked) {
         if container.is_mp4() {
             time(&stream.pad());
@@ -186,7 +189,7 @@ fn write_to(
     }
     video.sync_state_with_parent()?;
     playback.run(|| {})?;
-    Ok((notes, promised.load(Ordering::Relaxed)))
+    Ok((notes, count, promised.load(Ordering::Relaxed)))
 }
 
 /// Brings over what muxers do not: when, where and with what the film was recorded. Gives notes of what is lost.

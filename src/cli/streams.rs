@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::Read,
+    os::unix::fs::FileExt,
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -56,6 +57,22 @@ impl Found {
 pub(crate) fn split(playback: &Playback, path: &Path, check: impl Fn() -> Result<()>) -> Result<Vec<Stream>> {
     let found = Arc::new(Mutex::new(Found::default()));
     playback.element("file").set_property("location", path);
+    if let Some(mute) = ts::Mute::of(&beginning(path)) {
+        let (file, source) = (File::open(path)?, playback.element("file").static_pad("src"));
+        source.expect("it is a source").add_probe(
+            gst::PadProbeType::PULL | gst::PadProbeType::BUFFER,
+            move |_, info| {
+                if let Some(gst::PadProbeData::Buffer(buffer)) = &mut info.data
+                    && let Ok(mut data) = buffer.make_mut().map_writable()
+                {
+                    // A packet that cannot be read is none of a table: the file's own reader meets the error.
+                    let read = |packet: &mut [u8], offset| drop(file.read_exact_at(packet, offset as u64));
+                    mute.tell(&mut data, usize::try_from(info.offset).unwrap_or(usize::MAX), read);
+                }
+                gst::PadProbeReturn::Ok
+            },
+        );
+    }
     let parsebin: gst::Bin = playback.element("streams").downcast().expect("parsebin is a bin");
     // Subtitles keep their styles: what would become plain text stays as the file has it.
     parsebin.connect("autoplug-continue", false, |values| {
@@ -212,10 +229,8 @@ pub(crate) fn unknown(playback: &Playback, path: &Path) -> Vec<String> {
     // Its pads end in the number of their stream, in hexadecimal digits.
     let pid = |pad: gst::Pad| u16::from_str_radix(pad.name().rsplit('_').next()?, 16).ok();
     let known: Vec<u16> = demuxer.src_pads().into_iter().filter_map(pid).collect();
-    let mut start = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(TS_START).read_to_end(&mut start));
-    let programs = read.map(|_| ts::programs(&start)).unwrap_or_default();
-    let program = programs.into_iter().find(|program| program.iter().any(|(pid, _)| known.contains(pid)));
+    let program =
+        ts::programs(&beginning(path)).into_iter().find(|program| program.iter().any(|(pid, _)| known.contains(pid)));
     let missing = program.unwrap_or_default().into_iter().filter(|(pid, _)| !known.contains(pid));
     missing
         .map(|(pid, kind)| {
@@ -226,8 +241,12 @@ pub(crate) fn unknown(playback: &Playback, path: &Path) -> Vec<String> {
         .collect()
 }
 
-/// Bytes in which a transport stream says what is in it.
-const TS_START: u64 = 2 << 20;
+/// What a file begins with, in which a transport stream says what is in it; nothing of one that cannot be read.
+fn beginning(path: &Path) -> Vec<u8> {
+    let mut start = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(2 << 20).read_to_end(&mut start));
+    read.map(|_| start).unwrap_or_default()
+}
 
 /// Which stream is the film. Motion JPEG is pictures by its format's name; a cover is one too, beside video.
 pub(crate) fn film(streams: &[Stream]) -> Option<usize> {
