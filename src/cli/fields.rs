@@ -138,6 +138,21 @@ pub(crate) fn keep_times(ivtc: &gst::Element, from: gst::ClockTime) {
     let source = ivtc.static_pad("src").expect("ivtc has a source pad");
     // When it began to count, and the fields since.
     let counted = Mutex::new(None);
+    // The segment of the film, and that which makes it count anew, of the same times. The latter stays here: an encoder may give
+    // a frame from before such a start after it, which would be cut off.
+    let segments = Arc::new(Mutex::new((None, None)));
+    source.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, {
+        let segments = Arc::clone(&segments);
+        move |_, info| {
+            if let Some(gst::PadProbeData::Event(event)) = &mut info.data
+                && let (Some(whole), Some(own)) = &*lock(&segments)
+                && event.seqnum() == *own
+            {
+                *event = gst::Event::clone(whole);
+            }
+            gst::PadProbeReturn::Ok
+        }
+    });
     sink.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
         let (Some(buffer), Some(video)) =
             (info.buffer(), pad.current_caps().and_then(|caps| VideoInfo::from_caps(&caps).ok()))
@@ -156,14 +171,22 @@ pub(crate) fn keep_times(ivtc: &gst::Element, from: gst::ClockTime) {
             *counted = counted.map(|(start, before)| (start, before + fields));
         } else {
             *counted = Some((time, fields));
-            let event = pad.sticky_event::<gst::event::Segment>(0);
-            if let Some(old) = event.as_ref().and_then(|event| event.segment().downcast_ref::<gst::ClockTime>()) {
+            let Some(event) = pad.sticky_event::<gst::event::Segment>(0) else { return gst::PadProbeReturn::Ok };
+            if let Some(old) = event.segment().downcast_ref::<gst::ClockTime>() {
                 let mut segment = old.clone();
                 segment.set_time(old.to_stream_time(time));
                 segment.set_base(old.to_running_time(time).unwrap_or_default());
                 segment.set_start(time);
                 segment.set_position(time);
-                pad.send_event(gst::event::Segment::new(&segment));
+                let start = gst::event::Segment::new(&segment);
+                {
+                    let (whole, own) = &mut *lock(&segments);
+                    if *own != Some(event.seqnum()) {
+                        *whole = Some(gst::Event::from(event));
+                    }
+                    *own = Some(start.seqnum());
+                }
+                pad.send_event(start);
             }
         }
         gst::PadProbeReturn::Ok
