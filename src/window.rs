@@ -30,11 +30,11 @@ pub struct Windower<F> {
 }
 
 impl<F: Clone> Windower<F> {
-    /// Cuts as `time` says, into windows of `frames` new frames (0 = as many as the model prefers), rounded up to what
+    /// Cuts as `time` says, into windows of `frames` new frames (0 = as many as the model prefers), or the next number that
     /// the model can take.
     pub fn new(time: Time, frames: usize) -> Self {
         let wanted = if frames == 0 { time.window } else { frames };
-        let window = wanted.max(time.minimum).next_multiple_of(time.multiple);
+        let window = wanted.clamp(time.minimum, time.maximum).next_multiple_of(time.multiple);
         Self { time: Time { window, ..time }, frames: Vec::new(), context: 0, first: true }
     }
 
@@ -100,7 +100,8 @@ mod tests {
 
     use super::*;
 
-    const CAUSAL: Time = Time { window: 4, minimum: 1, multiple: 1, first_extra: 0, look_back: 0, look_ahead: 0 };
+    const CAUSAL: Time =
+        Time { window: 4, minimum: 1, maximum: 1024, multiple: 1, first_extra: 0, look_back: 0, look_ahead: 0 };
 
     fn kept(windows: &[Window<usize>]) -> Vec<usize> {
         windows.iter().flat_map(|window| window.frames[window.keep.clone()].to_vec()).collect()
@@ -120,6 +121,8 @@ mod tests {
         let mut windower = Windower::new(CAUSAL, 1);
         assert_eq!(windower.delay(), 0);
         assert_eq!(windower.push(7), Some(Window { frames: vec![7], keep: 0..1, first: true }));
+        let alone = Windower::<usize>::new(Time { window: 1, maximum: 1, ..CAUSAL }, 8);
+        assert_eq!(alone.delay(), 0);
     }
 
     #[test]
@@ -152,7 +155,8 @@ mod tests {
             window in 1usize..9, minimum in 1usize..9, multiple in 1usize..5, first_extra in 0usize..2,
             look_back in 0usize..4, look_ahead in 0usize..4, asked in 0usize..9, lengths in prop::collection::vec(0usize..40, 1..4),
         ) {
-            let time = Time { window, minimum, multiple, first_extra, look_back, look_ahead };
+            let maximum = window.max(minimum).next_multiple_of(multiple);
+            let time = Time { window, minimum, maximum, multiple, first_extra, look_back, look_ahead };
             let mut windower = Windower::new(time, asked);
             for length in lengths {
                 let mut windows = Vec::new();
@@ -167,7 +171,7 @@ mod tests {
                     prop_assert_eq!(*first, index == 0);
                     let extra = if index == 0 { first_extra } else { 0 };
                     let fresh = frames.len() - keep.start;
-                    prop_assert!(fresh >= minimum && keep.start <= look_back);
+                    prop_assert!(fresh >= minimum && keep.start <= look_back && keep.len() <= maximum + extra);
                     prop_assert!(fresh < extra || (fresh - extra).is_multiple_of(multiple));
                     prop_assert!(frames.windows(2).all(|pair| pair[0] <= pair[1]), "{:?}", frames);
                 }

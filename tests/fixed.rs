@@ -8,8 +8,8 @@ use common::*;
 use gst::prelude::*;
 
 /// The element on OpenVINO, if the runtime has it.
-fn openvino(window: u32) -> Option<gst::Element> {
-    let element = fastvsr("compact-s", window);
+fn openvino(model: &str, window: u32) -> Option<gst::Element> {
+    let element = fastvsr(model, window);
     element.set_property_from_str("execution-provider", "openvino");
     let bus = gst::Bus::new();
     element.set_bus(Some(&bus));
@@ -47,11 +47,11 @@ fn wait_for_build(rig: &Rig) {
 }
 
 #[track_caller]
-fn swaps_without_a_trace(window: u32) {
+fn swaps_without_a_trace(model: &str, window: u32) {
     const FRAMES: u64 = 12;
     // A size that no other test has, so that the first run begins without.
     let caps = rgb(40 + 8 * window, 24);
-    let Some(element) = openvino(window) else { return };
+    let Some(element) = openvino(model, window) else { return };
     let mut rig = Rig::with_caps(&element, &caps);
     // Some frames before the sessions are there, some after.
     for n in 0..FRAMES / 2 {
@@ -66,7 +66,7 @@ fn swaps_without_a_trace(window: u32) {
     let mixed = rig.frames();
     assert_eq!(mixed.len() as u64, FRAMES);
 
-    let mut reference = Rig::with_caps(&fastvsr("compact-s", window), &caps);
+    let mut reference = Rig::with_caps(&fastvsr(model, window), &caps);
     for n in 0..FRAMES {
         reference.push(moving(&caps, n)).unwrap();
     }
@@ -82,8 +82,23 @@ fn swaps_without_a_trace(window: u32) {
 
 #[test]
 fn the_recurrent_state_goes_on_when_faster_sessions_take_over() {
-    swaps_without_a_trace(1);
-    swaps_without_a_trace(3);
+    swaps_without_a_trace("compact-s", 1);
+    swaps_without_a_trace("counter", 1);
+    swaps_without_a_trace("counter", 3);
+}
+
+#[test]
+fn windows_that_are_upscaled_at_once_are_served_by_sessions_for_any_size() {
+    let Some(element) = openvino("nearest", 3) else { return };
+    let mut rig = Rig::new("nearest", 3);
+    let mut openvino = Rig::with_caps(&element, &rgb(8, 8));
+    for rig in [&mut rig, &mut openvino] {
+        rig.push_flat(0..40);
+        rig.eos();
+    }
+    let levels = openvino.levels();
+    assert_eq!((levels.len(), levels), (40, rig.levels()));
+    assert!(!openvino.stats().get::<bool>("fixed-size").unwrap());
 }
 
 #[test]
@@ -97,7 +112,7 @@ fn the_cpu_provider_compiles_nothing() {
 #[test]
 fn for_a_stream_of_many_sizes_little_is_built_and_nothing_goes_on_after_it() {
     const SIZES: u64 = 24;
-    let Some(element) = openvino(1) else { return };
+    let Some(element) = openvino("compact-s", 1) else { return };
     let mut rig = Rig::with_caps(&element, &rgb(96, 16));
     for n in 0..SIZES {
         let caps = rgb(96 + 8 * n as u32, 16);

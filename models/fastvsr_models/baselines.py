@@ -17,9 +17,9 @@ from pathlib import Path
 import torch.nn.functional as F
 from torch import nn
 
-from .export import DecoderGraph, EncoderGraph, UNetGraph, decoder_state, fused, load_network
+from .export import DecoderGraph, EncoderGraph, UNetGraph, fused, load_network
 from .networks import bilinear_filter, fold_copy, inner, pad_edges
-from .package import Stage, to_frames, to_nchw, to_packed, to_planes, write_package
+from .package import Stage, to_frames, to_nchw, write_package
 
 
 class EncoderX4Graph(EncoderGraph):
@@ -49,24 +49,19 @@ class Steps(nn.Module):
 
 
 class F8DecoderGraph(DecoderGraph):
-    """denoised [1, C, H/2, W/2], frames uint8 [1, H, W, 3], state -> frames_hr uint8 [1, 4H, 4W, 3], state.
-
-    Trunk and state lie at 2H. A package has no strides below 1, so the state passes as [1, H, W, 4 channels]: the same memory.
-    """
+    """denoised [T, C, H/2, W/2], frames uint8 [T, H, W, 3] -> frames_hr uint8 [T, 4H, 4W, 3]: the trunk lies at 2H."""
 
     def __init__(self, net):
         super().__init__(net)
         self.x2 = bilinear_filter(2)
         self.out, self.out_bias = 255 * net.conv_out.weight.detach(), 255 * net.conv_out.bias.detach() + 0.5
 
-    def forward(self, denoised, frames, state):
+    def forward(self, denoised, frames):
         net, levels = self.decoder, to_nchw(frames)
         x2 = inner(F.pixel_shuffle(F.conv2d(pad_edges(levels, 2), self.x2), 2))
         features = F.conv2d(x2, self.condition, self.condition_bias)
-        planes = to_planes(state.reshape(1, *features.shape[2:], -1))
-        x, planes = net.trunk_step(features, denoised, planes)
-        correction = F.conv2d(F.relu(net.up(x)), self.out, self.out_bias, padding=1)
-        return to_frames(self.skipped(levels) + correction), to_packed(planes).reshape_as(state)
+        x = F.relu(net.up(net.on_features(features, denoised)))
+        return to_frames(self.skipped(levels) + F.conv2d(x, self.out, self.out_bias, padding=1))
 
 
 class CopyDecoderGraph(DecoderGraph):
@@ -86,24 +81,22 @@ class CopyDecoderGraph(DecoderGraph):
 
 
 class UnconditionedDecoderGraph(DecoderGraph):
-    """The f16 decoder on the latent alone: denoised, state -> frames_hr, state."""
+    """The f16 decoder on the latent alone: denoised -> frames_hr."""
 
-    def forward(self, denoised, state):
-        net = self.decoder
-        x, state = net.trunk_step(0, denoised, to_planes(state))
-        return to_frames(self.correction(F.relu(net.up(x))).expand(-1, 3, -1, -1) + 127.5), to_packed(state)
+    def forward(self, denoised):
+        x = F.relu(self.decoder.up(self.decoder.on_features(0, denoised)))
+        return to_frames(self.correction(x).expand(-1, 3, -1, -1) + 127.5)
 
 
 def export_baselines(net, folder):
     """Write the packages of the module's docstring, each into a folder of its name in `folder`."""
     size, net = net.size, fused(net)
-    state, state_x4 = decoder_state(size), decoder_state(size, cells=4)
     encoder, encoder_x4 = Stage(EncoderGraph(net.encoder), ("frames",)), Stage(EncoderX4Graph(net.encoder), ("frames",))
     once = Stage(UNetGraph(net.unet), ("latent",))
-    f8 = Stage(F8DecoderGraph(net.decoder), ("denoised", "frames"), (state_x4,))
+    f8 = Stage(F8DecoderGraph(net.decoder), ("denoised", "frames"))
 
     def f16(decoder, takes=("denoised", "frames")):
-        return {"encoder": encoder, "unet": once, "decoder": Stage(decoder, takes, (state,))}
+        return {"encoder": encoder, "unet": once, "decoder": Stage(decoder, takes)}
 
     def symmetric(count):
         return {"encoder": encoder_x4, "unet": Stage(Steps(net.unet, count), ("latent",)), "decoder": f8}

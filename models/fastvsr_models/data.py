@@ -1,11 +1,7 @@
 """Clips: reading video folders, the cache of degraded clips, and the training batches.
 
 `python -m fastvsr_models.data --clips DIR --cache DIR` decodes every clip and every still once and stores uint8 arrays, HR and
-several degraded LR versions, so that training costs no decoding. There are two kinds of cache:
-
-    --frames 4    for single frames: so many of every clip, degraded as part of it; stills as large as they are
-    --frames 0    for clips: every frame; stills as panning clips
-
+several degraded LR versions, so that training costs no decoding: a few frames of every clip, degraded as part of it, and stills.
 Started again with more --kinds it adds what is missing.
 """
 
@@ -56,7 +52,7 @@ def source_of(stem):
     return drive.group(0) if drive else re.sub(r"-\d$", "", stem)
 
 
-def pan(image, rng, frames=16, height=384, width=512):
+def pan(image, rng, frames, height, width):
     """A clip from a still: a window that moves by whole pixels, so that no interpolation softens the target."""
     velocity = rng.uniform(-8, 8, 2) * rng.choice([0.25, 1.0])
     free = np.array([image.shape[0] - height, image.shape[1] - width])
@@ -86,7 +82,7 @@ def write_atomically(path, text):
     path.with_suffix(".tmp").rename(path)
 
 
-def build_cache(clips, cache, frames=0, scale=4, kinds=("bi", "codec", "real", "harsh"), seed=0):
+def build_cache(clips, cache, frames=4, scale=4, kinds=("bi", "codec", "real", "harsh"), seed=0):
     cache = Path(cache)
     cache.mkdir(parents=True, exist_ok=True)
     stills = Path(clips) / "stills"
@@ -103,13 +99,10 @@ def build_cache(clips, cache, frames=0, scale=4, kinds=("bi", "codec", "real", "
         if still:
             image = np.asarray(Image.open(path).convert("RGB"))
             # A still that pans has frames before it, as a codec wants them.
-            size = [side // 32 * 32 - 32 for side in image.shape[:2]] if frames else (384, 512)
-            hr = pan(image, rng, 6 if frames else 16, *size)
+            hr = pan(image, rng, 6, *(side // 32 * 32 - 32 for side in image.shape[:2]))
         else:
             hr = crop_to_multiple(read_clip(path), 8)
-        kept = np.arange(len(hr))
-        if frames:
-            kept = kept[-1:] if still else np.sort(rng.choice(kept, min(frames, len(kept)), replace=False))
+        kept = np.array([5]) if still else np.sort(rng.choice(len(hr), min(frames, len(hr)), replace=False))
         if name not in entries:
             np.save(cache / f"{name}.hr.npy", hr[kept])
             entries[name] = {"name": name, "source": name if still else source_of(name), "still": still, "kinds": {}}
@@ -171,45 +164,45 @@ class Clips:
         self.rng = np.random.default_rng(seed)
 
     def fill(self, lr, hr, turns, damages):
-        """One batch, uint8, into `lr` [B, T, h, w, 3] and `hr` [B, T, sh, sw, 3]; which way to turn it (see `turned`) and what
-        was done to it into `turns` [B, 4] and `damages` [B, 3]."""
-        (frames, crop), s, rng = lr.shape[1:3], self.scale, self.rng
+        """One batch, uint8, into `lr` [B, h, w, 3] and `hr` [B, sh, sw, 3]; which way to turn it (see `turned`) and what was done
+        to it into `turns` [B, 3] and `damages` [B, 3]."""
+        crop, s, rng = lr.shape[1], self.scale, self.rng
         for b, pick in enumerate(rng.choice(len(self.hr), len(lr), p=self.weights)):
             kind = rng.choice(list(self.kinds), p=list(self.kinds.values()))
             versions = self.lr[pick][kind]
             low, damage = versions[rng.integers(len(versions))]
-            t = rng.integers(0, len(low) - frames + 1)
+            t = rng.integers(len(low))
             y, x = (rng.integers(0, size - crop + 1) for size in low.shape[1:3])
-            lr[b].copy_(low[t : t + frames, y : y + crop, x : x + crop], non_blocking=True)
-            high = self.hr[pick][t : t + frames, s * y : s * (y + crop), s * x : s * (x + crop)]
+            lr[b].copy_(low[t, y : y + crop, x : x + crop], non_blocking=True)
+            high = self.hr[pick][t, s * y : s * (y + crop), s * x : s * (x + crop)]
             hr[b].copy_(high, non_blocking=True)
-            # A codec looks back in time and favours its block directions: such clips are only mirrored.
-            ways = rng.random(4) < 0.5
-            ways[[0, 1, 3]] &= kind == "bi"
+            # A codec favours the directions of its blocks: what went through one is mirrored sideways alone.
+            ways = rng.random(3) < 0.5
+            ways[[0, 2]] &= kind == "bi"
             turns[b].copy_(torch.from_numpy(ways), non_blocking=True)
             damages[b].copy_(torch.tensor(damage), non_blocking=True)
 
-    def batch(self, size, frames, crop):
+    def batch(self, size, crop):
         """New tensors, filled."""
-        low = torch.zeros(size, frames, crop, crop, 3, dtype=torch.uint8)
-        high = torch.zeros(size, frames, self.scale * crop, self.scale * crop, 3, dtype=torch.uint8)
-        rest = torch.zeros(size, 4, dtype=torch.bool), torch.zeros(size, 3)
+        low = torch.zeros(size, crop, crop, 3, dtype=torch.uint8)
+        high = torch.zeros(size, self.scale * crop, self.scale * crop, 3, dtype=torch.uint8)
+        rest = torch.zeros(size, 3, dtype=torch.bool), torch.zeros(size, 3)
         self.fill(low, high, *rest)
         return low, high, *rest
 
 
-def turned(clip, turns):
-    """[B, T, h, w, C], each sample reversed in time, mirrored both ways, and transposed, or not: square crops."""
-    for column, axis in enumerate((1, 2, 3)):
-        clip = torch.where(turns[:, column].view(-1, 1, 1, 1, 1), clip.flip(axis), clip)
-    return torch.where(turns[:, 3].view(-1, 1, 1, 1, 1), clip.transpose(2, 3), clip)
+def turned(crops, turns):
+    """[B, h, w, C], each square mirrored upright, mirrored sideways, and transposed, or not."""
+    for column, way in enumerate((lambda x: x.flip(1), lambda x: x.flip(2), lambda x: x.transpose(1, 2))):
+        crops = torch.where(turns[:, column].view(-1, 1, 1, 1), way(crops), crops)
+    return crops
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", required=True, help="folder of videos, with a subfolder stills/ or not")
     parser.add_argument("--cache", required=True, help="folder to write the arrays to")
-    parser.add_argument("--frames", type=int, default=4, help="of each clip; 0: all, for training on clips")
+    parser.add_argument("--frames", type=int, default=4, help="of each clip")
     parser.add_argument("--scale", type=int, default=4, choices=[2, 4])
     parser.add_argument("--kinds", default="bi,codec,real,harsh")
     parser.add_argument("--seed", type=int, default=0)

@@ -53,9 +53,9 @@ def read_folder(folder, scale, frames=None):
         yield path.stem, crop_to_multiple(np.asarray(Image.open(path).convert("RGB"))[None], scale)
 
 
-def examples(folders, scale, frames):
-    """What training is watched by, [(name, LR, last HR frame)]: pictures, `bi`, named by their folder; of each clip the middle of
-    its first frames, by RECIPES and named by them."""
+def examples(folders, scale):
+    """What training is watched by, [(name, LR frame, HR frame)]: pictures, `bi`, named by their folder; of each clip the middle
+    of its eighth frame, by RECIPES and named by them."""
     out = []
     for folder in map(Path, folders):
         for _, hr in read_folder(folder, scale, frames=8):
@@ -63,17 +63,17 @@ def examples(folders, scale, frames):
                 out.append((folder.name, degrade(hr, "bi", scale=scale), hr))
                 continue
             hr = centre(hr, min(512, hr.shape[1]), min(768, hr.shape[2]))
-            out += [(recipe, degrade(hr, recipe, scale=scale)[-frames:], hr[-1:]) for recipe in RECIPES]
+            out += [(recipe, degrade(hr, recipe, scale=scale)[-1:], hr[-1:]) for recipe in RECIPES]
     return out
 
 
 @torch.no_grad()
 def upscale(net, lr):
-    """A network on uint8 [T, H, W, 3], padded as the element pads."""
+    """A network on uint8 [N, H, W, 3], padded as the element pads."""
     (height, width), multiple, scale = lr.shape[1:3], 2 * net.size.stride, net.size.scale
     padded = np.pad(lr, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)), "edge")
-    frames = torch.from_numpy(padded).to(next(net.parameters()).device)[None].movedim(-1, 2).float() / 255
-    image = (net(frames)[0].movedim(1, -1).clamp(0, 1) * 255 + 0.5).to(torch.uint8)
+    frames = torch.from_numpy(padded).to(next(net.parameters()).device).movedim(-1, 1).float() / 255
+    image = (net(frames).movedim(1, -1).clamp(0, 1) * 255 + 0.5).to(torch.uint8)
     return image[:, : scale * height, : scale * width].cpu().numpy()
 
 

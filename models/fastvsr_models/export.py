@@ -18,7 +18,7 @@ from torch import nn
 
 from .data import Clips, kinds_of
 from .networks import FastVSR, Up, fold_copy, fold_shuffle, from_lr_grid, pad_edges, skip_filter
-from .package import Stage, State, export_stage, sha256, to_frames, to_nchw, to_packed, to_planes, write_package
+from .package import Stage, export_stage, sha256, to_frames, to_nchw, write_package
 from .quantize import quantize, record
 
 # Working memory of the hungriest stage in bytes per LR pixel, by network: what the process took with the CPU provider, less
@@ -62,7 +62,7 @@ class UNetGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """denoised [1, C, h, w], frames uint8 [1, H, W, 3], state -> frames_hr uint8 [1, scale H, scale W, 3], state."""
+    """denoised [T, C, h, w], frames uint8 [T, H, W, 3] -> frames_hr uint8 [T, scale H, scale W, 3]."""
 
     def __init__(self, net):
         super().__init__()
@@ -72,11 +72,10 @@ class DecoderGraph(nn.Module):
         self.out = 255 * fold_shuffle(fold_copy(net.conv_out.weight.detach()))
         self.out_bias = 255 * net.conv_out.bias.detach().repeat_interleave(4) + 0.5
 
-    def forward(self, denoised, frames, state):
-        net, levels = self.decoder, to_nchw(frames)
+    def forward(self, denoised, frames):
+        levels = to_nchw(frames)
         features = F.conv2d(pad_edges(levels, 1), self.condition, self.condition_bias)
-        x, state = net.trunk_step(features, denoised, to_planes(state))
-        return self.image(levels, x), to_packed(state)
+        return self.image(levels, self.decoder.on_features(features, denoised))
 
     def image(self, levels, x):
         """The frame in 8-bit levels and the trunk's features -> frames_hr."""
@@ -90,7 +89,7 @@ class DecoderGraph(nn.Module):
         return F.conv2d(pad_edges(levels, 2), self.skip, groups=3)
 
     def correction(self, features):
-        """Features of 4C channels -> what is added to red, green and blue, [1, 1, scale H, scale W]."""
+        """Features of 4C channels -> what is added to red, green and blue, [T, 1, scale H, scale W]."""
         return F.pixel_shuffle(F.conv2d(features, self.out, self.out_bias, padding=1), 2)
 
 
@@ -113,8 +112,8 @@ class IntegerDecoderGraph(DecoderGraph):
         correction = F.conv2d(F.relu(self.up.unshuffled(x)), self.out, self.out_bias, padding=1)
         pixels = (self.skipped_at_lr(levels) + correction.repeat(1, 3, 1, 1)).clamp(0, 255).to(torch.uint8)
         (height, width), scale = pixels.shape[2:], self.scale
-        pixels = pixels.reshape(1, 3, scale, scale, height, width).permute(0, 4, 2, 5, 3, 1)
-        return pixels.reshape(1, scale * height, scale * width, 3)
+        pixels = pixels.reshape(-1, 3, scale, scale, height, width).permute(0, 4, 2, 5, 3, 1)
+        return pixels.reshape(-1, scale * height, scale * width, 3)
 
 
 def reach(stage, channels, strides, block, size=320):
@@ -125,7 +124,6 @@ def reach(stage, channels, strides, block, size=320):
     """
     inputs = [torch.ones(1, c, size // s, size // s, requires_grad=True) for c, s in zip(channels, strides, strict=True)]
     output = stage(*inputs)
-    output = output[0] if isinstance(output, tuple) else output
     low, high = size // 2, size // 2 + block
     cells = slice(low * output.shape[-1] // size, high * output.shape[-1] // size)
     output[..., cells, cells].sum().backward()
@@ -146,7 +144,7 @@ def halos(net):
     return {
         "encoder": reach(net.encoder, [3], [1], block),
         "unet": reach(net.unet, [size.latent], [size.stride], block),
-        "decoder": reach(net.decoder, [size.latent, 3, size.state], [size.stride, 1, 1], block),
+        "decoder": reach(net.decoder, [size.latent, 3], [size.stride, 1], block),
     }
 
 
@@ -160,17 +158,13 @@ def fused(net):
     return net
 
 
-def decoder_state(size, stride=1, cells=1):
-    return State("decoder_state", "decoder_state_out", cells * size.state, stride)
-
-
 def export_package(net, name, folder, description, half=True, memory=0):
     """Write the package of a FastVSR network into `folder`."""
     halo, size, net = halos(net), net.size, fused(net)
     stages = {
-        "encoder": Stage(EncoderGraph(net.encoder), ("frames",), halo=halo["encoder"]),
-        "unet": Stage(UNetGraph(net.unet), ("latent",), halo=halo["unet"]),
-        "decoder": Stage(DecoderGraph(net.decoder), ("denoised", "frames"), (decoder_state(size),), halo["decoder"]),
+        "encoder": Stage(EncoderGraph(net.encoder), ("frames",), halo["encoder"]),
+        "unet": Stage(UNetGraph(net.unet), ("latent",), halo["unet"]),
+        "decoder": Stage(DecoderGraph(net.decoder), ("denoised", "frames"), halo["decoder"]),
     }
     about = {"name": name, "license": "MIT OR Apache-2.0", "description": description}
     geometry = {"scale": size.scale, "encoder-stride": 8, "decoder-stride": 16, "multiple": 2 * size.stride, "memory": memory}
@@ -184,7 +178,7 @@ def add_int8(net, folder, clips):
     """
     size, folder = net.size, Path(folder)
     graph = IntegerDecoderGraph(fused(net).decoder, net.decoder.up)
-    stage = Stage(graph, ("denoised", "frames"), (decoder_state(size),))
+    stage = Stage(graph, ("denoised", "frames"))
     height, width = 32, 48
     latent = torch.zeros(1, size.latent, height // size.stride, width // size.stride)
     target = folder / "decoder-int8.onnx"
@@ -226,5 +220,5 @@ if __name__ == "__main__":
     export_package(net, Path(args.out).name, args.out, args.description, memory=MEMORY[network])
     if args.int8:
         kinds = kinds_of(args.int8) & {"bi", "codec"}
-        clips = Clips(args.int8, kinds=dict.fromkeys(sorted(kinds), 1 / len(kinds))).batch(32, 1, 64)[0]
-        add_int8(net, args.out, clips.numpy())
+        crops = Clips(args.int8, kinds=dict.fromkeys(sorted(kinds), 1 / len(kinds))).batch(32, 64)[0]
+        add_int8(net, args.out, crops[:, None].numpy())

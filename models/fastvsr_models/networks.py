@@ -12,10 +12,9 @@ What differs from the paper is there to run on a laptop, in real time and withou
 - the work is in the decoder's trunk on the LR grid, where fidelity is won. Encoder and UNet are thin: the latent is a code of
   what the trunk cannot see, how the source was damaged and what it shows around, and it scales the trunk's channels;
 - the decoder corrects luma alone. The bicubic frame, whose weights are exact in bfloat16, brings the colours;
-- causal in time: the decoder carries a hidden state from frame to frame (as RLSP and RRN do).
+- every frame alone: what a state carried from frame to frame was worth is in ABLATIONS.md, 0.01 dB.
 
-Shapes: frames are [B, T, 3, H, W] in 0..1, H and W multiples of 2 * the latent's stride. Layers without memory run on all
-B*T frames at once.
+Shapes: frames are [N, 3, H, W] in 0..1, H and W multiples of 2 * the latent's stride.
 """
 
 from dataclasses import dataclass
@@ -38,7 +37,6 @@ class Size:
     trunk: int  # decoder, LR grid
     depth: int  # decoder, convolutions of the trunk
     wide: int  # decoder: the 4C features before shuffle and copy
-    state: int  # decoder, LR grid
     mac: int
 
     @property
@@ -49,20 +47,19 @@ class Size:
 
 # Convolution kernels of CPUs work on 8 or 16 channels at a time: widths are multiples of 16 where the work is.
 SIZES = {
-    "compact-xs": Size(4, 8, 16, 24, 16, 13, 16, 8, 40),
-    "compact-s": Size(4, 12, 32, 48, 32, 13, 32, 16, 150),
-    "compact-m": Size(4, 12, 32, 48, 64, 11, 32, 16, 450),
-    "compact-x2-xs": Size(2, 8, 16, 24, 16, 15, 16, 8, 40),
-    "compact-x2": Size(2, 12, 32, 48, 32, 14, 32, 16, 150),
+    "compact-xs": Size(4, 8, 16, 24, 16, 13, 16, 40),
+    "compact-s": Size(4, 12, 32, 48, 32, 13, 32, 150),
+    "compact-m": Size(4, 12, 32, 48, 64, 11, 32, 450),
+    "compact-x2-xs": Size(2, 8, 16, 24, 16, 15, 16, 40),
+    "compact-x2": Size(2, 12, 32, 48, 32, 14, 32, 150),
 }
 
 
-def conv(channels_in, channels_out, gain=1.0, padding=1, bias=True):
+def conv(channels_in, channels_out, gain=1.0, padding=1):
     """3x3 convolution that keeps the size of a signal, times `gain`."""
-    layer = nn.Conv2d(channels_in, channels_out, 3, padding=padding, bias=bias)
+    layer = nn.Conv2d(channels_in, channels_out, 3, padding=padding)
     nn.init.normal_(layer.weight, std=gain / (9 * channels_in) ** 0.5)
-    if bias:
-        nn.init.zeros_(layer.bias)
+    nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -269,7 +266,7 @@ class OneStepUNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """f16, on the LR frame: denoised latent, LR frame [N, 3, H, W], state -> [N, 3, scale H, scale W], new state.
+    """f16, on the LR frame: denoised latent, LR frame [N, 3, H, W] -> [N, 3, scale H, scale W].
 
     As in the paper it ends in features of 4C channels, PixelShuffle(2), a copy of the channels 4 times, conv_out. The bicubic
     frame is added at the end: the network is a correction of its luma.
@@ -277,9 +274,8 @@ class Decoder(nn.Module):
 
     def __init__(self, size):
         super().__init__()
-        self.scale, self.state = size.scale, size.state
+        self.scale = size.scale
         self.condition = conv(3, size.trunk, RELU, padding=0)
-        self.recur = conv(size.state, size.trunk, 0, bias=False)
         self.gain, self.shift = (Up(size.latent, size.trunk, size.stride) for _ in range(2))
         with torch.no_grad():
             for layer in (self.gain, self.shift):
@@ -289,15 +285,14 @@ class Decoder(nn.Module):
         self.up = Up(size.trunk, size.wide, size.scale // 2)
         self.conv_out = conv(size.wide, 1, 0.02)
 
-    def trunk_step(self, features, denoised, state):
-        """What lies on the LR grid: features of the frame, denoised latent, state -> [N, trunk, H, W], new state."""
-        x = F.relu((features + self.recur(state)) * self.gain(denoised) + self.shift(denoised))
-        x = x + self.trunk(x)
-        return x, bounded(x[:, : self.state])
+    def on_features(self, features, denoised):
+        """What lies on the LR grid: features of the frame, denoised latent -> [N, trunk, H, W]."""
+        x = F.relu(features * self.gain(denoised) + self.shift(denoised))
+        return x + self.trunk(x)
 
-    def step(self, denoised, frames, state):
-        """`trunk_step` from the frame."""
-        return self.trunk_step(self.condition(pad_edges(centred(frames), 1)), denoised, state)
+    def on_frames(self, denoised, frames):
+        """`on_features` from the frame."""
+        return self.on_features(self.condition(pad_edges(centred(frames), 1)), denoised)
 
     def correction(self, x):
         """The tail as the paper has it: shuffle, copy, conv_out. [N, 1, scale H, scale W]."""
@@ -314,18 +309,12 @@ class Decoder(nn.Module):
         """`correction` left on the LR grid, [N, scale^2, H, W], for `from_lr_grid`: the same function, faster to train."""
         return F.conv2d(F.relu(self.up.unshuffled(x)), *self.conv_out_at_lr(), padding=1)
 
-    def forward(self, denoised, frames, state):
-        x, state = self.step(denoised, frames, state)
-        return self.correction(x) + upscaled(frames, self.scale), state
-
-
-def bounded(x):
-    """A state that cannot run away, however long the stream."""
-    return x.clamp(-16, 16)
+    def forward(self, denoised, frames):
+        return self.correction(self.on_frames(denoised, frames)) + upscaled(frames, self.scale)
 
 
 class FastVSR(nn.Module):
-    """The three stages on a whole clip. `forward` is what streaming must equal."""
+    """The three stages: LR frames [N, 3, H, W] -> [N, 3, scale H, scale W]."""
 
     def __init__(self, name="compact-s"):
         super().__init__()
@@ -336,16 +325,5 @@ class FastVSR(nn.Module):
         """[N, 3, H, W] -> denoised latent."""
         return self.unet(self.encoder(frames))
 
-    def correct(self, denoised, frames):
-        """The decoder without its tail and skip: [B, T, C, h, w], [B, T, 3, H, W] -> [B T, trunk, H, W]."""
-        shape = (len(frames), self.size.state, *frames.shape[-2:])
-        state, trunk = frames.new_zeros(shape), []
-        for code, frame in zip(denoised.unbind(1), frames.unbind(1), strict=True):
-            x, state = self.decoder.step(code, frame, state)
-            trunk.append(x)
-        return torch.stack(trunk, 1).flatten(0, 1)
-
     def forward(self, frames):
-        shape, flat = frames.shape[:2], frames.flatten(0, 1)
-        trunk = self.correct(self.denoise(flat).unflatten(0, shape), frames)
-        return (self.decoder.correction(trunk) + upscaled(flat, self.size.scale)).unflatten(0, shape)
+        return self.decoder(self.denoise(frames), frames)

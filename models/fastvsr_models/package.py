@@ -1,13 +1,13 @@
 """Model packages as data: PyTorch modules -> one ONNX graph per stage and a model.toml. What a package is: ../README.md.
 
-Whatever the networks, the graphs come out the same way: opset 17, free H and W, free T where a stage has no state, constants
+Whatever the networks, the graphs come out the same way: opset 17, free T, H and W, constants
 folded, weights stored in half precision, external data files where they are large.
 """
 
 import hashlib
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,36 +22,25 @@ from torch.export import Dim
 OPSET = 17
 VERSION = "0.1.0"
 
-# What each stage makes; the axes of every tensor but the states.
+# What each stage makes; the free axes of every tensor.
 OUTPUT = {"encoder": "latent", "unet": "denoised", "decoder": "frames_hr"}
 AXES = {
-    "frames": {1: "H", 2: "W"},
-    "latent": {2: "h", 3: "w"},
-    "denoised": {2: "h", 3: "w"},
-    "frames_hr": {1: "sH", 2: "sW"},
+    "frames": {0: "T", 1: "H", 2: "W"},
+    "latent": {0: "T", 2: "h", 3: "w"},
+    "denoised": {0: "T", 2: "h", 3: "w"},
+    "frames_hr": {0: "T", 1: "sH", 2: "sW"},
 }
 
 
 @dataclass(frozen=True)
-class State:
-    """A recurrent state: float32 [1, H/stride, W/stride, channels], zeros at the start."""
-
-    input: str
-    output: str
-    channels: int
-    stride: int
-
-
-@dataclass(frozen=True)
 class Stage:
-    """One graph: `module` takes the tensors named in `takes`, then its states; it returns its output, or that and its states.
+    """One graph: `module` takes the tensors named in `takes` and returns its output.
 
     `halo` is how far it sees in LR pixels; None where every pixel sees the whole frame.
     """
 
     module: nn.Module
     takes: tuple[str, ...]
-    states: tuple[State, ...] = ()
     halo: int | None = None
 
 
@@ -63,16 +52,6 @@ def to_nchw(frames):
 def to_frames(levels):
     """Float [T, 3, H, W] in 8-bit levels, 0.5 added for rounding -> uint8 [T, H, W, 3]."""
     return levels.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-
-
-def to_planes(state):
-    """A state as packages have it, [1, h, w, C] -> as networks have it, [1, C, h, w]."""
-    return state.permute(0, 3, 1, 2)
-
-
-def to_packed(state):
-    """The inverse of `to_planes`."""
-    return state.permute(0, 2, 3, 1)
 
 
 def store_half(model):
@@ -115,12 +94,13 @@ def tidy(graph):
     del graph.value_info[:]
 
 
-def export_graph(module, inputs, outputs, axes, path, half=True, external=False, dynamo=False):
-    """Write one graph. `inputs` are examples by name; `axes` the free ones of every tensor.
+def export_graph(module, inputs, output, path, half=True, external=False, dynamo=False):
+    """Write one graph. `inputs` are examples by name.
 
     With `external` the weights go into PATH.data, as they must where they exceed the 2 GB of a protocol buffer. `dynamo` is
     PyTorch's newer exporter: slower, in opset 18, and right where the older one takes a size of the example for a constant.
     """
+    axes = {name: AXES[name] for name in (*inputs, output)}
     free = {"dynamic_axes": axes, "opset_version": OPSET, "dynamo": False}
     if dynamo:
         shapes = tuple(dict.fromkeys(axes[name], Dim.DYNAMIC) for name in inputs)
@@ -131,14 +111,10 @@ def export_graph(module, inputs, outputs, axes, path, half=True, external=False,
             tuple(inputs.values()),
             f"{folder}/graph.onnx",
             input_names=list(inputs),
-            output_names=outputs,
+            output_names=[output],
             **free,
         )
         model = onnxscript.optimizer.optimize(onnx.load(f"{folder}/graph.onnx"))
-    for output in model.graph.output:
-        first = output.type.tensor_type.shape.dim[0]
-        if 0 not in axes[output.name]:
-            first.dim_value = 1
     tidy(model.graph)
     if half:
         store_half(model)
@@ -155,24 +131,17 @@ def export_graph(module, inputs, outputs, axes, path, half=True, external=False,
 
 def export_stage(kind, stage, tensors, path, half=True, external=False, dynamo=False):
     """Write the graph of a stage. `tensors`: examples of what it takes, by name; what it makes is added."""
-    output, (height, width) = OUTPUT[kind], tensors["frames"].shape[1:3]
-    states = {s.input: torch.zeros(1, height // s.stride, width // s.stride, s.channels) for s in stage.states}
-    inputs = {name: tensors[name] for name in stage.takes} | states
-    axes = {name: AXES[name] | ({} if states else {0: "T"}) for name in (*stage.takes, output)}
-    for state in stage.states:
-        plane = {1: "H", 2: "W"} if state.stride == 1 else {1: "h", 2: "w"}
-        axes |= {state.input: plane, state.output: plane}
+    inputs = {name: tensors[name] for name in stage.takes}
     with torch.no_grad():
-        result = stage.module(*inputs.values())
-    tensors[output] = result[0] if states else result
-    export_graph(stage.module, inputs, [output, *(s.output for s in stage.states)], axes, path, half, external, dynamo)
+        tensors[OUTPUT[kind]] = stage.module(*inputs.values())
+    export_graph(stage.module, inputs, OUTPUT[kind], path, half, external, dynamo)
 
 
 def write_package(folder, about, geometry, window, stages, half=True, external=False, dynamo=False, example=(32, 48)):
     """Write a package into `folder`: STAGE.onnx for every stage, and model.toml.
 
-    `about`: name, license, description. `geometry`: as in the manifest. `stages`: by kind, in running order. `example`: height
-    and width of the frame that the graphs are traced with.
+    `about`: name, license, description. `geometry`: as in the manifest. `window`: frames at once, at most. `stages`: by kind, in
+    running order. `example`: height and width of the frame that the graphs are traced with.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -186,8 +155,7 @@ def write_package(folder, about, geometry, window, stages, half=True, external=F
         if external:
             data = path.with_name(path.name + ".data")
             tables.append((f"[[stages.{kind}.data]]", {"file": data.name, "sha256": sha256(data)}))
-        tables += [(f"[[stages.{kind}.state]]", asdict(state)) for state in stage.states]
-    time = {"window": window, "minimum": 1, "multiple": 1, "first-extra": 0, "look-back": 0, "look-ahead": 0}
+    time = {"window": window, "minimum": 1, "maximum": window, "multiple": 1, "first-extra": 0, "look-back": 0, "look-ahead": 0}
     identity = {"format": 1, "name": about["name"], "version": VERSION}
     identity |= {"license": about["license"], "description": about["description"]}
     tables = [(None, identity), ("[geometry]", geometry), ("[time]", time), *tables]

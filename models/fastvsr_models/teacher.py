@@ -76,8 +76,8 @@ class Teacher:
         return (out.float().movedim(1, -1).clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu()
 
 
-def inner(clip, margin):
-    return clip[:, :, margin:-margin, margin:-margin]
+def inner(crops, margin):
+    return crops[:, margin:-margin, margin:-margin]
 
 
 def make(cache, out, crops, teacher, seed=0):
@@ -90,10 +90,10 @@ def make(cache, out, crops, teacher, seed=0):
         if path.exists():
             continue
         clips.rng = np.random.default_rng([seed, number])
-        lr, hr, _, damages = clips.batch(2 * SHARD, 1, CROP + 2 * MARGIN)
-        busier = lr.float().std((1, 2, 3)).sum(-1).argsort()[SHARD:]  # of flat ones the teacher has little to say
+        lr, hr, _, damages = clips.batch(2 * SHARD, CROP + 2 * MARGIN)
+        busier = lr.float().std((1, 2)).sum(-1).argsort()[SHARD:]  # of flat ones the teacher has little to say
         lr, hr, damages = lr[busier], hr[busier], damages[busier]
-        taught = torch.cat([teacher(clip) for clip in lr])[:, None]
+        taught = torch.cat([teacher(crop[None]) for crop in lr])
         parts = {"lr": inner(lr, MARGIN), "hr": inner(hr, 4 * MARGIN), "taught": inner(taught, 4 * MARGIN), "damages": damages}
         part = path.with_suffix(".tmp")
         try:
@@ -115,19 +115,19 @@ class Lessons:
             raise SystemExit(f"no crops in {folder}: make them with `python -m fastvsr_models.teacher --out {folder}`")
         for name in ("lr", "hr", "taught", "damages"):
             setattr(self, name, torch.from_numpy(np.concatenate([shard[name] for shard in shards])).to(device))
-        self.scale = self.hr.shape[2] // self.lr.shape[2]
+        self.scale = self.hr.shape[1] // self.lr.shape[1]
         self.rng = np.random.default_rng(seed)
 
     def fill(self, lr, hr, taught, turns, damages):
-        """As `Clips.fill`, and the teacher's frames into `taught`."""
-        crop, s = lr.shape[2], self.scale
+        """As `Clips.fill`, and the teacher's crops into `taught`."""
+        crop, s = lr.shape[1], self.scale
         for b, pick in enumerate(self.rng.integers(len(self.lr), size=len(lr))):
-            y, x = self.rng.integers(0, self.lr.shape[2] - crop + 1, 2)
-            lr[b].copy_(self.lr[pick, :, y : y + crop, x : x + crop], non_blocking=True)
+            y, x = self.rng.integers(0, self.lr.shape[1] - crop + 1, 2)
+            lr[b].copy_(self.lr[pick, y : y + crop, x : x + crop], non_blocking=True)
             for to, array in ((hr, self.hr), (taught, self.taught)):
-                to[b].copy_(array[pick, :, s * y : s * (y + crop), s * x : s * (x + crop)], non_blocking=True)
+                to[b].copy_(array[pick, s * y : s * (y + crop), s * x : s * (x + crop)], non_blocking=True)
             damages[b].copy_(self.damages[pick], non_blocking=True)
-            turns[b] = torch.tensor([False, False, self.rng.random() < 0.5, False])  # as clips that went through a codec
+            turns[b] = torch.tensor([False, self.rng.random() < 0.5, False])  # as clips that went through a codec
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Training: `python -m fastvsr_models.train CONFIG --cache DIR --out DIR --minutes N`, and see --help.
 
-First single frames (data.frames = 1), which is where fidelity is won, then short clips for the state, by --init. The loss is
-smooth L1 on the luma that the network adds to the bicubic frame. With --teacher, data.taught crops of each batch are those of
-teacher.py, whose fine detail is the teacher's. A x2 network can learn from what was made for x4: the aim is made half as large.
+The loss is smooth L1 on the luma that the network adds to the bicubic frame. With --teacher, data.taught crops of each batch are
+those of teacher.py, whose fine detail is the teacher's. A x2 network can learn from what was made for x4: the aim is made half as
+large.
 A small head, dropped at export, has to tell from the denoised latent how the source was damaged, so that the latent is such a
 code.
 
@@ -46,7 +46,7 @@ if args.threads:
     torch.set_num_threads(args.threads)
 config = tomllib.loads(Path(args.config).read_text())
 data, optim = config["data"], config["optim"]
-loss_weights = {"code": 0.0, "temporal": 0.0, "teacher": 1.0, "sharpen": 0.0, "knee": 0.004} | config.get("loss", {})
+loss_weights = {"code": 0.0, "teacher": 1.0, "sharpen": 0.0, "knee": 0.004} | config.get("loss", {})
 device, cuda = args.device, args.device.startswith("cuda")
 torch.backends.cudnn.benchmark = True
 SAVE_MINUTES = 3
@@ -97,29 +97,22 @@ if data["crop"] % (2 * net.size.stride):
 lessons, taught_crops = None, 0
 if args.teacher:
     lessons, taught_crops = Lessons(args.teacher, seed=step, device=device), data.get("taught", 0)
-    if data["frames"] != 1 or clips.scale != lessons.scale or not 0 < taught_crops <= data["batch"]:
-        raise SystemExit(
-            f"{args.config}: --teacher wants a cache for x{lessons.scale}, data.frames = 1 and data.taught from 1 to data.batch"
-        )
-shape, side = (data["batch"], data["frames"], data["crop"], data["crop"], 3), clips.scale * data["crop"]
-low = torch.zeros(shape, dtype=torch.uint8, device=device)
-high = torch.zeros((*shape[:2], side, side, 3), dtype=torch.uint8, device=device)
-taught = torch.zeros((taught_crops, *high.shape[1:]), dtype=torch.uint8, device=device)
-turns = torch.zeros(data["batch"], 4, dtype=torch.bool, device=device)
+    if clips.scale != lessons.scale or not 0 < taught_crops <= data["batch"]:
+        raise SystemExit(f"{args.config}: --teacher wants a cache for x{lessons.scale} and data.taught from 1 to data.batch")
+side = clips.scale * data["crop"]
+low = torch.zeros(data["batch"], data["crop"], data["crop"], 3, dtype=torch.uint8, device=device)
+high = torch.zeros(data["batch"], side, side, 3, dtype=torch.uint8, device=device)
+taught = torch.zeros(taught_crops, side, side, 3, dtype=torch.uint8, device=device)
+turns = torch.zeros(data["batch"], 3, dtype=torch.bool, device=device)
 damages = torch.zeros(data["batch"], 3, device=device)
 bicubic = skip_filter(scale)[: scale**2].to(device)  # of one plane
 keep = torch.zeros((), device=device)  # of the moving average
 total = torch.zeros((), device=device)
 
 
-def luma(clip):
-    """uint8 [B, T, h, w, 3] -> [B T, 1, h, w] in 0..1."""
-    return torch.einsum("btyxc,c->btyx", clip.float() / 255, BT601).flatten(0, 1).unsqueeze(1)
-
-
-def to_frames(clip):
-    """uint8 [B, T, h, w, 3] -> [B, T, 3, h, w] in 0..1."""
-    return clip.movedim(-1, 2).float() / 255
+def luma(crops):
+    """uint8 [B, h, w, 3] -> [B, 1, h, w] in 0..1."""
+    return torch.einsum("byxc,c->byx", crops.float() / 255, BT601).unsqueeze(1)
 
 
 def fill():
@@ -134,11 +127,10 @@ def fill():
 def train_step(dtype):
     """One step on what lies in the buffers."""
     lr, hr = turned(low, turns), turned(high, turns)
-    frames = to_frames(lr)
+    frames = lr.movedim(-1, 1).float() / 255
     with torch.autocast(args.device.split(":")[0], torch.bfloat16, enabled=dtype == torch.bfloat16):
-        denoised = net.denoise(frames.flatten(0, 1))
-        trunk = net.correct(denoised.unflatten(0, shape[:2]), frames)
-        result = net.decoder.correction_at_lr(trunk)
+        denoised = net.denoise(frames)
+        result = net.decoder.correction_at_lr(net.decoder.on_frames(denoised, frames))
         told = head(denoised.mean((2, 3), keepdim=True)).flatten(1)
     aim = luma(hr)
     if taught_crops:
@@ -149,12 +141,9 @@ def train_step(dtype):
         aim = F.interpolate(aim, scale_factor=0.5, mode="bicubic", antialias=True)
     target = to_lr_grid(aim - F.pixel_shuffle(F.conv2d(pad_edges(luma(lr), 2), bicubic), scale), scale)
     loss = F.smooth_l1_loss(result.float(), target, beta=loss_weights["knee"])
-    if loss_weights["temporal"]:
-        change = (result.float() - target).unflatten(0, shape[:2]).diff(dim=1)
-        loss = loss + loss_weights["temporal"] * F.smooth_l1_loss(change, torch.zeros_like(change), beta=loss_weights["knee"])
     total.add_(loss.detach())
     if loss_weights["code"]:
-        loss = loss + loss_weights["code"] * F.mse_loss(told.float(), damages.repeat_interleave(shape[1], 0))
+        loss = loss + loss_weights["code"] * F.mse_loss(told.float(), damages)
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
     optimizer.step()
@@ -221,7 +210,7 @@ def save():
         raise SystemExit(f"cannot write {checkpoint_path}: {err}. The one before is kept; make room and start again") from err
 
 
-val = examples(filter(None, args.val.split(",")), scale, data["frames"])
+val = examples(filter(None, args.val.split(",")), scale)
 
 
 def evaluate():
@@ -230,7 +219,7 @@ def evaluate():
     net.load_state_dict(averaged())
     scores, strips = {}, []
     for name, lr, hr in val:
-        sr = upscale(net, lr)[-1:]
+        sr = upscale(net, lr)
         scores.setdefault(name, []).append(psnr_y(sr, hr, scale))
         if hr.shape[1] >= 192 and hr.shape[2] >= 256:
             strips.append(strip(lr, [sr], hr))

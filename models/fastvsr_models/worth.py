@@ -1,11 +1,10 @@
 """What the stages of a trained network are worth: Y-PSNR with one of them put out of action.
 
-python -m fastvsr_models.worth --checkpoint FILE --val SET5,SET14,VAL [--frames 8]
+python -m fastvsr_models.worth --checkpoint FILE --val SET5,SET14,VAL
 
     whole              as it is
     latent by its mean every cell of the denoised latent is the frame's mean: what is left is a code of the whole frame
     unet as identity   the encoder's latent goes to the decoder
-    state at zero      every frame is the first
 
 A stage that costs nothing when it is missing should have less of the work.
 """
@@ -35,10 +34,9 @@ class Mean(nn.Module):
 
 def crippled(net):
     """The network and its cripples, by name."""
-    nets = {name: copy.deepcopy(net) for name in ("whole", "latent by its mean", "unet as identity", "state at zero")}
+    nets = {name: copy.deepcopy(net) for name in ("whole", "latent by its mean", "unet as identity")}
     nets["latent by its mean"].unet = Mean(net.unet)
     nets["unet as identity"].unet = nn.Identity()
-    nn.init.zeros_(nets["state at zero"].decoder.recur.weight)
     return nets
 
 
@@ -48,7 +46,7 @@ def worth(net, clips):
     for cripple, crippled_net in crippled(net).items():
         row = scores[cripple] = {}
         for name, lr, hr in clips:
-            row.setdefault(name, []).append(psnr_y(upscale(crippled_net, lr)[-1:], hr, net.size.scale))
+            row.setdefault(name, []).append(psnr_y(upscale(crippled_net, lr), hr, net.size.scale))
     return {cripple: {name: float(np.mean(values)) for name, values in row.items()} for cripple, row in scores.items()}
 
 
@@ -56,10 +54,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="written by train.py")
     parser.add_argument("--val", required=True, help="folders of pictures or clips, comma-separated")
-    parser.add_argument("--frames", type=int, default=8, help="of each clip, up to the one that is measured; at most 8")
     args = parser.parse_args()
     net, _ = load_network(args.checkpoint)
-    scores = worth(net.eval(), examples(args.val.split(","), net.size.scale, args.frames))
+    scores = worth(net.eval(), examples(args.val.split(","), net.size.scale))
     names = list(scores["whole"])
     print("| | " + " | ".join(names) + " |\n|---|" + "---|" * len(names))
     for cripple, row in scores.items():

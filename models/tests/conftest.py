@@ -28,7 +28,6 @@ def random_network(name, seed=0):
             value.normal_(0, 0.05)
     for layer in (net.decoder.gain, net.decoder.shift, net.decoder.conv_out):
         layer.weight.mul_(5)
-    net.decoder.recur.weight.normal_(0, 0.03)
     return net
 
 

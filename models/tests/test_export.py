@@ -39,7 +39,7 @@ def whole_clip(net, frames):
     (height, width), multiple, scale = frames.shape[1:3], 2 * net.size.stride, net.size.scale
     padded = np.pad(frames, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)), "edge")
     with torch.no_grad():
-        out = net(torch.from_numpy(padded).permute(0, 3, 1, 2)[None].float() / 255)[0]
+        out = net(torch.from_numpy(padded).permute(0, 3, 1, 2).float() / 255)
     return out.permute(0, 2, 3, 1).numpy()[:, : scale * height, : scale * width] * 255
 
 
@@ -94,11 +94,7 @@ def test_manifest_describes_the_graphs(exported):
         assert stage["halo"] % (2 * size.stride) == 0
         assert 8 <= stage["halo"] <= 64
         assert hashlib.sha256((folder / stage["file"]).read_bytes()).hexdigest() == stage["sha256"]
-        graph = onnx.load(folder / stage["file"]).graph
-        shapes = {v.name: v.type.tensor_type.shape.dim for v in [*graph.input, *graph.output]}
-        for state in stage.get("state", []):
-            assert shapes[state["input"]][3].dim_value == shapes[state["output"]][3].dim_value == state["channels"]
-    assert manifest["stages"]["decoder"]["state"][0]["channels"] == size.state
+        assert "state" not in stage
 
 
 @pytest.mark.parametrize(("name", "encoder", "unet"), [("compact-s", 16, 32), ("compact-x2", 32, 64)])

@@ -31,12 +31,12 @@ def test_crops_are_aligned_and_added_to(made):
     teacher.make(made / "cache", made / "crops", 4, darker)
     assert first.read_bytes() == before
     lessons = Lessons(made / "crops")
-    assert lessons.lr.shape == (4, 1, 48, 48, 3)
-    low, (high, taught) = torch.zeros(3, 1, 40, 40, 3), torch.zeros(2, 3, 1, 160, 160, 3)
-    lessons.fill(low, high, taught, torch.zeros(3, 4), torch.zeros(3, 3))
+    assert lessons.lr.shape == (4, 48, 48, 3)
+    low, (high, taught) = torch.zeros(3, 40, 40, 3), torch.zeros(2, 3, 160, 160, 3)
+    lessons.fill(low, high, taught, torch.zeros(3, 3), torch.zeros(3, 3))
     # The margin was the teacher's alone, so away from the borders it is what it makes of the crop.
-    expected = darker(low[:, 0].to(torch.uint8))
-    assert torch.equal(taught[:, 0, 16:-16, 16:-16], expected[:, 16:-16, 16:-16].float())
+    expected = darker(low.to(torch.uint8))
+    assert torch.equal(taught[:, 16:-16, 16:-16], expected[:, 16:-16, 16:-16].float())
     assert (high - 2 * taught).abs().mean() < 30
 
 

@@ -75,7 +75,9 @@ impl Stream {
             Some(limit) => budget::plan(engine.manifest(), padded, window, limit, callers)?,
             None => budget::unlimited(engine.manifest(), padded),
         };
-        let compiles = !matches!(tiling, Some(Tiling::Limited { .. })) && engine.device().compiles();
+        // What is made for a size takes one frame a run.
+        let frame_by_frame = engine.manifest().frames_a_run(window) == 1;
+        let compiles = !matches!(tiling, Some(Tiling::Limited { .. })) && frame_by_frame && engine.device().compiles();
         let wish = compiles.then(|| Arc::new(Wish { size: engine.size_of_runs(padded), notify: Arc::new(notify) }));
         let stream = Self { engine, size: padded, tiling, wish, state: None, windows: VecDeque::new(), steps_down: 0 };
         stream.check_device()?;

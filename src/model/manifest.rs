@@ -69,6 +69,10 @@ pub struct Time {
     /// Fewest frames that a window may have; shorter ones are padded by repeating the last frame.
     #[serde(default = "one")]
     pub minimum: usize,
+    /// Most frames that a window may have, but for `first_extra`: 1 where the model upscales every frame alone, so that no
+    /// frame waits for others.
+    #[serde(default = "most")]
+    pub maximum: usize,
     /// A window's length, less `first_extra` in the first, is a multiple of this.
     #[serde(default = "one")]
     pub multiple: usize,
@@ -140,6 +144,10 @@ pub struct StateManifest {
 
 fn one() -> usize {
     1
+}
+
+fn most() -> usize {
+    MAX
 }
 
 impl Manifest {
@@ -214,10 +222,16 @@ impl Manifest {
             );
         }
 
-        let Time { window, minimum: minimum_frames, multiple: step, first_extra, look_back, look_ahead } = self.time;
+        let Time { window, minimum: minimum_frames, maximum, multiple: step, first_extra, look_back, look_ahead } =
+            self.time;
         range("time.window", window, 1, MAX)?;
         range("time.minimum", minimum_frames, 1, MAX)?;
         range("time.multiple", step, 1, MAX)?;
+        range("time.maximum", maximum, window.max(minimum_frames).next_multiple_of(step), MAX)?;
+        ensure!(
+            maximum.is_multiple_of(step) || maximum == MAX,
+            "time.maximum: expected a multiple of time.multiple ({step}), got {maximum}"
+        );
         range("time.first-extra", first_extra, 0, MAX)?;
         range("time.look-back", look_back, 0, MAX)?;
         range("time.look-ahead", look_ahead, 0, MAX)?;
@@ -325,6 +339,12 @@ mod tests {
         refused("multiple = 8", "multiple = 8\nsize = [64, 64]", "geometry.size: expected a plain network");
         refused("window = 4", "window = 5000", "time.window: expected 1 to 1024, got 5000");
         refused("stride = 4", "stride = 3", "expected a divisor of geometry.multiple (8), got 3");
+        refused("window = 4", "window = 4\nmaximum = 3", "time.maximum: expected 4 to 1024, got 3");
+        refused(
+            "window = 4",
+            "window = 4\nmaximum = 7\nmultiple = 2",
+            "expected a multiple of time.multiple (2), got 7",
+        );
         refused("window = 4", "window = 4\nlook-ahead = 2", "expected no look-back");
         refused("window = 4", "windows = 4", "unknown field `windows`");
         refused("[stages.decoder]", "[stages.decoders]", "unknown field `decoders`");
