@@ -2,6 +2,9 @@
 
 `python -m fastvsr_models.export --checkpoint FILE --out models/compact-s --int8 CACHE`
 
+With --mix the weights are a mean of two networks of which one was trained on from the other: between a faithful one and one that
+a teacher taught lie such as clean a compressed source nearly as well and spoil a clean one less.
+
 The graphs take and give 8-bit NHWC frames; normalisation, upscaling, clamp and rounding are inside. The rewrites are exact:
 `fold_copy` and `fold_shuffle` make the decoder's last layers cheap, `Up.as_transposed` is one node where convolution and shuffle
 are two, and scaling by 255 is moved into weights, so that pixels enter convolutions as whole numbers, which bfloat16 holds.
@@ -206,15 +209,30 @@ def load_network(path):
     return net, checkpoint["network"]
 
 
+def mix(net, other, share):
+    """Moves the weights of a network by `share` of the way towards those of another."""
+    with torch.no_grad():
+        for weight, aim in zip(net.parameters(), other.parameters(), strict=True):
+            weight.lerp_(aim, share)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="written by train.py")
+    parser.add_argument(
+        "--mix", nargs=2, metavar=("FILE", "SHARE"), help="a second checkpoint, and how far to go towards it, 0 to 1"
+    )
     parser.add_argument("--out", required=True, help="package folder; its name is the package's")
     parser.add_argument("--description", default="FastVSR compact: causal one-step video super-resolution")
     parser.add_argument("--half", help="file for the weights alone, in half precision")
     parser.add_argument("--int8", help="training cache, for ranges: add the decoder in 8-bit integers")
     args = parser.parse_args()
     net, network = load_network(args.checkpoint)
+    if args.mix:
+        other, its_network = load_network(args.mix[0])
+        if its_network != network:
+            parser.error(f"--mix: expected a checkpoint of {network}, got one of {its_network}")
+        mix(net, other, float(args.mix[1]))
     if args.half:
         save_half(net, network, args.half)
     export_package(net, Path(args.out).name, args.out, args.description, memory=MEMORY[network])

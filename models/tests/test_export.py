@@ -11,7 +11,7 @@ import torch
 from conftest import random_network
 
 from fastvsr_models.degrade import degrade
-from fastvsr_models.export import halos
+from fastvsr_models.export import halos, mix
 from fastvsr_models.macs import count_package
 from fastvsr_models.metrics import psnr_y
 from fastvsr_models.networks import SIZES
@@ -95,6 +95,14 @@ def test_manifest_describes_the_graphs(exported):
         assert 8 <= stage["halo"] <= 64
         assert hashlib.sha256((folder / stage["file"]).read_bytes()).hexdigest() == stage["sha256"]
         assert "state" not in stage
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_mixed_weights_lie_between_those_of_two_networks(share):
+    net, one, other = random_network("compact-xs", 1), random_network("compact-xs", 1), random_network("compact-xs", 2)
+    mix(net, other, share)
+    for mixed, a, b in zip(net.parameters(), one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mixed, (1 - share) * a + share * b)
 
 
 @pytest.mark.parametrize(("name", "encoder", "unet"), [("compact-s", 16, 32), ("compact-x2", 32, 64)])
