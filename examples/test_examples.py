@@ -249,8 +249,10 @@ def test_the_preview_wipes_where_the_mouse_is(tmp_path):
         {program("preview")} {still} & preview=$!
         trap 'kill $preview' EXIT
         for try in $(seq 100); do xdotool search --class . >/dev/null 2>&1 && break; sleep 0.2; done
-        sleep 4; xdotool mousemove 500 300; sleep 0.2; xdotool mousemove 400 310; sleep 2
-        import -window root {shot}
+        for try in $(seq 60); do
+            xdotool mousemove 500 300; sleep 0.2; xdotool mousemove 400 310; sleep 2; import -window root {shot}
+            [ "$(convert {shot} -crop 1x720+400+0 -format '%[fx:minima>0.94]' info:)" = 1 ] && break
+        done
     """
     run("xvfb-run", "-a", "-s", "-screen 0 1280x720x24", "bash", "-c", script)
     source = f"filesrc location={still} ! decodebin ! videoconvert ! identity eos-after=12"
