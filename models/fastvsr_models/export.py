@@ -223,7 +223,7 @@ if __name__ == "__main__":
         "--mix", nargs=2, metavar=("FILE", "SHARE"), help="a second checkpoint, and how far to go towards it, 0 to 1"
     )
     parser.add_argument("--out", required=True, help="package folder; its name is the package's")
-    parser.add_argument("--description", default="FastVSR compact: causal one-step video super-resolution")
+    parser.add_argument("--description", default="FastVSR compact: one-step video super-resolution")
     parser.add_argument("--half", help="file for the weights alone, in half precision")
     parser.add_argument("--int8", help="training cache, for ranges: add the decoder in 8-bit integers")
     args = parser.parse_args()
