@@ -102,7 +102,7 @@ def build_cache(clips, cache, frames=4, scale=4, kinds=("bi", "codec", "real", "
             hr = pan(image, rng, 6, *(side // 32 * 32 - 32 for side in image.shape[:2]))
         else:
             hr = crop_to_multiple(read_clip(path), 8)
-        kept = np.array([5]) if still else np.sort(rng.choice(len(hr), min(frames, len(hr)), replace=False))
+        kept = np.array([len(hr) - 1]) if still else np.sort(rng.choice(len(hr), min(frames, len(hr)), replace=False))
         if name not in entries:
             np.save(cache / f"{name}.hr.npy", hr[kept])
             entries[name] = {"name": name, "source": name if still else source_of(name), "still": still, "kinds": {}}
@@ -207,4 +207,6 @@ if __name__ == "__main__":
     parser.add_argument("--kinds", default="bi,codec,real,harsh")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.frames < 1:
+        parser.error(f"--frames: expected at least 1, got {args.frames}")
     build_cache(args.clips, args.cache, args.frames, args.scale, args.kinds.split(","), args.seed)

@@ -219,9 +219,8 @@ def mix(net, other, share):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="written by train.py")
-    parser.add_argument(
-        "--mix", nargs=2, metavar=("FILE", "SHARE"), help="a second checkpoint, and how far to go towards it, 0 to 1"
-    )
+    parser.add_argument("--mix", help="a second checkpoint of the same network, to go towards")
+    parser.add_argument("--share", type=float, default=0.8, help="how far to go towards it, 0 to 1")
     parser.add_argument("--out", required=True, help="package folder; its name is the package's")
     parser.add_argument("--description", default="FastVSR compact: one-step video super-resolution")
     parser.add_argument("--half", help="file for the weights alone, in half precision")
@@ -229,10 +228,10 @@ if __name__ == "__main__":
     args = parser.parse_args()
     net, network = load_network(args.checkpoint)
     if args.mix:
-        other, its_network = load_network(args.mix[0])
+        other, its_network = load_network(args.mix)
         if its_network != network:
             parser.error(f"--mix: expected a checkpoint of {network}, got one of {its_network}")
-        mix(net, other, float(args.mix[1]))
+        mix(net, other, args.share)
     if args.half:
         save_half(net, network, args.half)
     export_package(net, Path(args.out).name, args.out, args.description, memory=MEMORY[network])

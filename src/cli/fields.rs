@@ -140,12 +140,12 @@ pub(crate) fn keep_times(ivtc: &gst::Element, from: gst::ClockTime) {
     let counted = Mutex::new(None);
     // The segment of the film, and that which makes it count anew, of the same times. The latter stays here: an encoder may give
     // a frame from before such a start after it, which would be cut off.
-    let segments = Arc::new(Mutex::new((None, None)));
+    let segments = Arc::new(Mutex::new(None));
     source.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, {
         let segments = Arc::clone(&segments);
         move |_, info| {
             if let Some(gst::PadProbeData::Event(event)) = &mut info.data
-                && let (Some(whole), Some(own)) = &*lock(&segments)
+                && let Some((whole, own)) = &*lock(&segments)
                 && event.seqnum() == *own
             {
                 *event = gst::Event::clone(whole);
@@ -179,13 +179,9 @@ pub(crate) fn keep_times(ivtc: &gst::Element, from: gst::ClockTime) {
                 segment.set_start(time);
                 segment.set_position(time);
                 let start = gst::event::Segment::new(&segment);
-                {
-                    let (whole, own) = &mut *lock(&segments);
-                    if *own != Some(event.seqnum()) {
-                        *whole = Some(gst::Event::from(event));
-                    }
-                    *own = Some(start.seqnum());
-                }
+                let before = lock(&segments).take().filter(|(_, own)| *own == event.seqnum());
+                let whole = before.map_or_else(|| event.into(), |(whole, _)| whole);
+                *lock(&segments) = Some((whole, start.seqnum()));
                 pad.send_event(start);
             }
         }

@@ -8,8 +8,8 @@ const PACKET: usize = 188;
 const SYNC: u8 = 0x47;
 
 /// How the packets of a stream lie in its file: where the first begins, and how far apart they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Grid {
+#[derive(Clone, Copy, Debug)]
+struct Grid {
     first: usize,
     step: usize,
 }
@@ -207,6 +207,9 @@ fn length(bytes: &[u8]) -> usize {
 mod tests {
     use super::*;
 
+    /// A table of one programme, whose own has the PID 256.
+    const PROGRAMS: [u8; 16] = [0, 0xb0, 13, 0, 1, 0xc1, 0, 0, 0, 1, 0xe1, 0, 1, 2, 3, 4];
+
     fn packet(pid: u16, table: &[u8]) -> Vec<u8> {
         let [high, low] = pid.to_be_bytes();
         let mut packet = vec![SYNC, 0x40 | high, low, 0x10, 0];
@@ -217,12 +220,11 @@ mod tests {
 
     #[test]
     fn tables_tell_what_is_in_a_stream() {
-        let pat = [0, 0xb0, 13, 0, 1, 0xc1, 0, 0, 0, 1, 0xe1, 0, 1, 2, 3, 4];
         let pmt = [
             2, 0xb0, 26, 0, 1, 0xc1, 0, 0, 0xe1, 1, 0xf0, 0, 0x1b, 0xe1, 1, 0xf0, 0, 6, 0xe1, 2, 0xf0, 3, 1, 2, 3, 9,
             9, 9, 9,
         ];
-        let mut stream: Vec<u8> = [packet(0, &pat), packet(256, &pmt)].concat();
+        let mut stream: Vec<u8> = [packet(0, &PROGRAMS), packet(256, &pmt)].concat();
         stream.extend(packet(8191, &[]).repeat(8));
         let expected = vec![vec![(257, 0x1b), (258, 6)]];
         assert_eq!(programs(&stream), expected);
@@ -232,13 +234,12 @@ mod tests {
 
     /// A stream whose table calls `pid` 258 private, and whose packets of it begin with `sound`.
     fn private(sound: &[u8]) -> Vec<u8> {
-        let pat = [0, 0xb0, 13, 0, 1, 0xc1, 0, 0, 0, 1, 0xe1, 0, 1, 2, 3, 4];
         let mut pmt =
             vec![2, 0xb0, 23, 0, 1, 0xc1, 0, 0, 0xe1, 1, 0xf0, 0, 0x1b, 0xe1, 1, 0xf0, 0, PRIVATE, 0xe1, 2, 0xf0, 0];
         pmt.extend(checksum(&pmt).to_be_bytes());
         let mut pes = packet(258, &[0, 1, 0xbd, 0, 0, 0x80, 0, 0]);
         pes[13..13 + sound.len()].copy_from_slice(sound);
-        [packet(0, &pat), packet(256, &pmt), pes, packet(256, &pmt), packet(8191, &[]).repeat(8)].concat()
+        [packet(0, &PROGRAMS), packet(256, &pmt), pes, packet(256, &pmt), packet(8191, &[]).repeat(8)].concat()
     }
 
     #[test]
@@ -286,8 +287,7 @@ mod tests {
             let table = vec![2; length];
             // A table that says how short it is.
             let short = [&[2, 0xb0, length as u8][..], &[0; 13]].concat();
-            let pat = [0, 0xb0, 13, 0, 1, 0xc1, 0, 0, 0, 1, 0xe1, 0, 1, 2, 3, 4];
-            Mute::of(&[packet(0, &pat), packet(256, &short)].concat().repeat(4));
+            Mute::of(&[packet(0, &PROGRAMS), packet(256, &short)].concat().repeat(4));
             let stream = [packet(0, &[0, 0xbf, 0xff]), packet(2, &table)].concat();
             programs(&stream.repeat(4));
             Mute::of(&stream.repeat(4));

@@ -145,7 +145,7 @@ mod tests {
         let size = Size { width: 3840, height: 2160 };
         let frame = size.scaled(4).rgb_bytes();
         let side = plan(&compact_s(), size, 1, 2_000_000_000, frame).unwrap().unwrap().side();
-        assert!((96..480).contains(&side), "{side}");
+        assert!((192..480).contains(&side), "{side}");
     }
 
     #[test]
