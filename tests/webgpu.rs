@@ -4,11 +4,11 @@ mod common;
 
 use common::*;
 
-/// Two frames upscaled by compact-xs-clean, and the provider that served the last.
-fn upscale(provider: &str) -> (Vec<Vec<u8>>, String) {
+/// Two frames upscaled by a model, and the provider that served the last.
+fn upscale(model: &str, provider: &str) -> (Vec<Vec<u8>>, String) {
     init();
     let element = gst::ElementFactory::make("fastvsr")
-        .property("model", concat!(env!("CARGO_MANIFEST_DIR"), "/models/compact-xs-clean"))
+        .property("model", format!("{}/{model}", env!("CARGO_MANIFEST_DIR")))
         .property_from_str("execution-provider", provider)
         .property_from_str("precision", "fp32")
         .build()
@@ -30,16 +30,24 @@ fn upscale(provider: &str) -> (Vec<Vec<u8>>, String) {
 #[test]
 #[ignore = "needs a Vulkan driver and another ONNX Runtime: `make test-webgpu`"]
 fn webgpu_makes_the_picture_that_the_cpu_makes() {
-    let (wanted, served) = upscale("cpu");
-    assert_eq!((wanted.len(), served.as_str()), (2, "cpu"));
-    let (pixels, served) = upscale("webgpu");
-    assert_eq!((pixels.len(), served.as_str()), (2, "webgpu"));
-    let worst = wanted.iter().flatten().zip(pixels.iter().flatten()).map(|(a, b)| a.abs_diff(*b)).max();
-    assert!(worst <= Some(1), "{worst:?} levels");
+    for model in [
+        "models/compact-s",
+        "models/compact-x2-xs",
+        "tests/data/counter",
+        "tests/data/neighbours",
+        "tests/data/plain/x2.onnx",
+    ] {
+        let (wanted, served) = upscale(model, "cpu");
+        assert_eq!((wanted.len(), served.as_str()), (2, "cpu"), "{model}");
+        let (pixels, served) = upscale(model, "webgpu");
+        assert_eq!((pixels.len(), served.as_str()), (2, "webgpu"), "{model}");
+        let worst = wanted.iter().flatten().zip(pixels.iter().flatten()).map(|(a, b)| a.abs_diff(*b)).max();
+        assert!(worst <= Some(1), "{model}: {worst:?} levels");
+    }
 }
 
 #[test]
 #[ignore = "needs a Vulkan driver and another ONNX Runtime: `make test-webgpu`"]
 fn a_gpu_that_is_a_program_has_to_be_asked_for() {
-    assert_eq!(upscale("auto").1, "cpu");
+    assert_eq!(upscale("models/compact-xs-clean", "auto").1, "cpu");
 }

@@ -3,55 +3,32 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use ort::{
     environment::Environment,
-    ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProvider, ExecutionProviderDispatch},
-    memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
+    ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProviderDispatch},
+    memory::{AllocationDevice, AllocatorType, DeviceType, MemoryInfo, MemoryType},
     session::{
         Session,
         builder::{GraphOptimizationLevel, SessionBuilder},
     },
 };
 
-use super::{cpu::Cpu, error::Error, nvidia, runtime::Runtime, unwinder, vulkan, worker::Ticket};
+use super::{
+    error::Error,
+    nvidia,
+    provider::{Precision, Provider},
+    runtime::Runtime,
+    unwinder, vulkan,
+    worker::Ticket,
+};
 use crate::model::Graph;
 
-/// An execution provider of ONNX Runtime.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Provider {
-    /// TensorRT on an NVIDIA GPU.
-    TensorRt,
-    /// CUDA on an NVIDIA GPU.
-    Cuda,
-    /// WebGPU on any GPU that Vulkan can use.
-    WebGpu,
-    /// OpenVINO on the CPU.
-    OpenVino,
-    /// OpenVINO on an Intel GPU.
-    OpenVinoGpu,
-    /// OpenVINO on an Intel NPU.
-    OpenVinoNpu,
-    /// ONNX Runtime's own kernels on the CPU.
-    Cpu,
-}
-
-/// Arithmetic inside the graphs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// 32-bit floats (on CUDA: TF32 in matrix units).
-    Fp32,
-    /// bfloat16.
-    Bf16,
-    /// 16-bit floats.
-    Fp16,
-    /// 8-bit integers, where a package has them.
-    Int8,
-}
+/// Option of OpenVINO's provider. ONNX Runtime's documentation asks for a file of JSON; the provider also reads JSON itself.
+const OPENVINO_CONFIG: &str = "load_config";
 
 /// What graphs run on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -62,97 +39,6 @@ pub struct Device {
     pub precision: Precision,
     /// Number of the GPU.
     pub id: i32,
-}
-
-impl Provider {
-    /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::TensorRt, Self::Cuda, Self::WebGpu, Self::OpenVino, Self::OpenVinoGpu, Self::OpenVinoNpu, Self::Cpu];
-
-    /// Those that are tried where nobody has chosen, in this order.
-    pub(super) const AUTO: [Self; 5] = [Self::TensorRt, Self::Cuda, Self::WebGpu, Self::OpenVino, Self::Cpu];
-
-    /// Its name, as in the element's `execution-provider` property.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::TensorRt => "tensorrt",
-            Self::Cuda => "cuda",
-            Self::WebGpu => "webgpu",
-            Self::OpenVino => "openvino",
-            Self::OpenVinoGpu => "openvino-gpu",
-            Self::OpenVinoNpu => "openvino-npu",
-            Self::Cpu => "cpu",
-        }
-    }
-
-    /// Whether the loaded library was compiled with it, and else the Python package that has it. That it also works is
-    /// known only after a session was made and run.
-    fn compiled_in(self) -> Result<(), String> {
-        let (available, package) = match self {
-            Self::TensorRt => (ep::TensorRT::is_available(), "onnxruntime-gpu"),
-            Self::Cuda => (ep::CUDA::is_available(), "onnxruntime-gpu"),
-            Self::WebGpu => (ep::WebGPU::is_available(), "onnxruntime-webgpu"),
-            Self::OpenVino | Self::OpenVinoGpu | Self::OpenVinoNpu => {
-                (ep::OpenVINO::is_available(), "onnxruntime-openvino")
-            }
-            Self::Cpu => (ep::CPU::is_available(), "onnxruntime"),
-        };
-        if available.unwrap_or(false) {
-            return Ok(());
-        }
-        Err(format!("the loaded ONNX Runtime was built without it; `pip install {package}` has it"))
-    }
-
-    /// The precisions that it can compute in, the fastest that keeps the picture first. A package has integers only where they
-    /// do.
-    fn precisions(self) -> &'static [Precision] {
-        use Precision::{Bf16, Fp16, Fp32, Int8};
-        match self {
-            Self::TensorRt => &[Fp16, Fp32, Bf16, Int8],
-            Self::OpenVino => in_openvino(&Cpu::here()),
-            Self::Cpu => &[Int8, Fp32],
-            Self::OpenVinoGpu => &[Fp16, Fp32],
-            Self::OpenVinoNpu => &[Fp16],
-            Self::Cuda | Self::WebGpu => &[Fp32],
-        }
-    }
-
-    fn refuse(self, reason: impl fmt::Display) -> Error {
-        Error::Provider { provider: self.name(), reason: reason.to_string() }
-    }
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// The precisions of OpenVINO on a CPU.
-///
-/// In matrix units (AMX) bfloat16 is as fast as integers. In AMD's vector units integers take 0.6 to 0.7 of bfloat16's time, and
-/// that half of single precision's; in those of Intel's server CPUs without AMX bfloat16 took 1.65 times as long as single precision.
-fn in_openvino(cpu: &Cpu) -> &'static [Precision] {
-    use Precision::{Bf16, Fp32, Int8};
-    if cpu.has("amx_bf16") {
-        &[Bf16, Int8, Fp32]
-    } else if cpu.has("avx512_bf16") && cpu.is_of_amd() {
-        &[Int8, Bf16, Fp32]
-    } else {
-        &[Int8, Fp32, Bf16]
-    }
-}
-
-impl Precision {
-    /// Its name, as in the element's `precision` property.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fp32 => "fp32",
-            Self::Bf16 => "bf16",
-            Self::Fp16 => "fp16",
-            Self::Int8 => "int8",
-        }
-    }
 }
 
 impl Device {
@@ -183,8 +69,8 @@ impl Device {
 
     /// Whether it compiles graphs, and makes faster ones for a known frame size.
     pub(super) fn compiles(self) -> bool {
-        use Provider::{OpenVino, OpenVinoGpu, OpenVinoNpu, TensorRt};
-        matches!(self.provider, OpenVino | OpenVinoGpu | OpenVinoNpu | TensorRt)
+        use Provider::{OpenVino, OpenVinoGpu, OpenVinoNpu, TensorRt, TensorRtRtx};
+        matches!(self.provider, OpenVino | OpenVinoGpu | OpenVinoNpu | TensorRt | TensorRtRtx)
     }
 
     /// Whether what it compiles takes so long, and says so little about the process it was compiled in, that it is kept for
@@ -207,9 +93,9 @@ impl Device {
     /// # Errors
     /// If ONNX Runtime has none of that kind.
     pub(super) fn memory(self) -> Result<MemoryInfo<'static>, Error> {
-        use Provider::{Cpu, Cuda, OpenVino, OpenVinoGpu, OpenVinoNpu, TensorRt, WebGpu};
+        use Provider::{Cpu, Cuda, OpenVino, OpenVinoGpu, OpenVinoNpu, TensorRt, TensorRtRtx, WebGpu};
         let (hardware, id) = match self.provider {
-            Cuda | TensorRt => (AllocationDevice::CUDA, self.id),
+            Cuda | TensorRt | TensorRtRtx => (AllocationDevice::CUDA, self.id),
             WebGpu => (AllocationDevice::WEBGPU_BUFFER, 0),
             Cpu | OpenVino | OpenVinoGpu | OpenVinoNpu => return host_memory(),
         };
@@ -221,48 +107,76 @@ impl Device {
     /// depends on. `is_chosen`: whether somebody asked for this provider.
     ///
     /// # Errors
-    /// If the provider is not compiled into the runtime, or a library is missing: with the command that brings it.
+    /// If it is neither compiled into the runtime nor a plugin beside it, or a library, a driver or hardware is missing: with what
+    /// brings it.
     pub(super) fn open(self, runtime: &Runtime, is_chosen: bool) -> Result<Vec<PathBuf>, Error> {
-        self.provider.compiled_in().map_err(|reason| self.provider.refuse(reason))?;
+        let refuse = |reason: String| self.provider.refuse(reason);
         let Runtime { environment, library } = runtime;
         let mut files = vec![library.clone()];
+        let is_compiled_in = self.provider.is_compiled_in();
+        if !is_compiled_in {
+            files.push(self.plug_in(runtime).map_err(refuse)?);
+        }
         match self.provider {
-            Provider::Cpu => {}
             Provider::Cuda | Provider::TensorRt => {
                 let names = nvidia::libraries(self.provider == Provider::TensorRt);
                 let (loaded, missing) = nvidia::load(&names, library);
                 let advice = nvidia::advice(&missing).unwrap_or_default();
                 if nvidia::lacks_cudnn(&missing) {
-                    return Err(self.provider.refuse(advice));
+                    return Err(refuse(advice));
                 }
                 for provider in [Provider::Cuda, self.provider] {
                     unwinder::reconcile_provider(environment, library, provider.name());
                 }
                 // What is missing may be another version's name: only the provider knows whether it lacks it.
                 self.builder(environment, None)
-                    .map_err(|err| self.provider.refuse(format!("{err}; {advice}").trim_end_matches("; ")))?;
+                    .map_err(|err| refuse(format!("{err}; {advice}").trim_end_matches("; ").into()))?;
                 files.extend(loaded);
             }
             Provider::WebGpu => {
-                let adapters = vulkan::adapters().map_err(|reason| self.provider.refuse(reason))?;
+                let adapters = vulkan::adapters().map_err(refuse)?;
                 if !is_chosen && adapters.iter().all(|adapter| adapter.is_software) {
                     let names: Vec<_> = adapters.into_iter().map(|adapter| adapter.name).collect();
-                    let reason = format!("Vulkan has no GPU, only a program on the CPU ({})", names.join(", "));
-                    return Err(self.provider.refuse(reason));
+                    let names = names.join(", ");
+                    return Err(refuse(format!("Vulkan has no GPU, only a program on the CPU ({names})")));
                 }
             }
-            Provider::OpenVino | Provider::OpenVinoGpu | Provider::OpenVinoNpu => {
+            Provider::OpenVino | Provider::OpenVinoGpu | Provider::OpenVinoNpu if is_compiled_in => {
                 unwinder::reconcile_provider(environment, library, Provider::OpenVino.name());
-                let needed = match self.provider {
-                    Provider::OpenVinoGpu => "an Intel GPU and its driver: `apt install intel-opencl-icd` brings it",
-                    Provider::OpenVinoNpu => "an Intel NPU and its driver, Intel's package `intel-level-zero-npu`",
-                    _ => return Ok(files),
-                };
-                self.builder(environment, None)
-                    .map_err(|err| self.provider.refuse(format!("expected {needed}; got: {err}")))?;
+                if self.provider != Provider::OpenVino {
+                    let wanted = self.provider.wants();
+                    self.builder(environment, None).map_err(|err| refuse(format!("expected {wanted}; got: {err}")))?;
+                }
             }
+            _ => {}
         }
         Ok(files)
+    }
+
+    /// Registers the plugin that has the provider; gives its library.
+    fn plug_in(self, runtime: &Runtime) -> Result<PathBuf, String> {
+        let Runtime { environment, library } = runtime;
+        let found = self.provider.plugin().and_then(|(plugin, kind)| Some((plugin, kind, plugin.find(library)?)));
+        let Some((plugin, kind, file)) = found else {
+            let packages = [self.provider.package(), self.provider.plugin().map(|(plugin, _)| plugin.package)];
+            let commands = packages.into_iter().flatten().map(|package| format!("`pip install {package}`"));
+            let commands = commands.collect::<Vec<_>>().join(" or ");
+            return Err(format!("the loaded ONNX Runtime was built without it; {commands} has it"));
+        };
+        let wanted = self.provider.wants();
+        plugin.register(environment, &file).map_err(|reason| format!("expected {wanted}; got: {reason}"))?;
+        match plugin.hardware(environment, kind).count() {
+            0 => Err(format!("expected {wanted}; the plugin `{}` found none", plugin.package)),
+            count if self.index(kind) >= count => {
+                Err(format!("device-id: expected less than {count}, got {}", self.id))
+            }
+            _ => Ok(file),
+        }
+    }
+
+    /// Which of several devices of a kind it is.
+    fn index(self, kind: DeviceType) -> usize {
+        if kind == DeviceType::GPU { usize::try_from(self.id).unwrap_or(0) } else { 0 }
     }
 
     /// Makes a session of a graph. The axes named in `lengths` are of that length in every run; `cache` is a folder for what
@@ -300,7 +214,12 @@ impl Device {
             // Threads of a stage that has just run would spin on the cores that the next one needs: measured, the
             // three stages then take 1.6 times as long on two cores.
             .with_intra_op_spinning(false)?;
-        Ok(builder.with_execution_providers(self.providers(cache))?)
+        let Some((plugin, kind)) = self.provider.plugin().filter(|_| !self.provider.is_compiled_in()) else {
+            return Ok(builder.with_execution_providers(self.providers(cache))?);
+        };
+        let hardware = plugin.hardware(environment, kind).nth(self.index(kind));
+        let config = self.openvino_hardware().map(|hardware| (OPENVINO_CONFIG, self.openvino_config(hardware)));
+        Ok(builder.with_devices(hardware, Some(&plugin.options(config)))?)
     }
 
     /// The list that ONNX Runtime gets, most preferred first. A provider that is not usable is an error at registration,
@@ -308,30 +227,39 @@ impl Device {
     fn providers(self, cache: Option<&Path>) -> Vec<ExecutionProviderDispatch> {
         // The arena is off in `CPU::default()`: every run would then allocate its activations anew.
         let cpu = ep::CPU::default().with_arena_allocator(true).build();
-        match self.provider {
-            Provider::Cpu => vec![cpu],
-            Provider::WebGpu => vec![ep::WebGPU::default().build().error_on_failure(), cpu],
-            Provider::OpenVino => vec![self.openvino("CPU"), cpu],
-            Provider::OpenVinoGpu => vec![self.openvino("GPU"), cpu],
-            Provider::OpenVinoNpu => vec![self.openvino("NPU"), cpu],
-            Provider::Cuda => vec![self.cuda(), cpu],
-            Provider::TensorRt => vec![self.tensorrt(cache), self.cuda(), cpu],
+        match (self.provider, self.openvino_hardware()) {
+            (_, Some(hardware)) => vec![self.openvino(hardware), cpu],
+            (Provider::WebGpu, _) => vec![ep::WebGPU::default().build().error_on_failure(), cpu],
+            (Provider::Cuda, _) => vec![self.cuda(), cpu],
+            (Provider::TensorRt, _) => vec![self.tensorrt(cache), self.cuda(), cpu],
+            _ => vec![cpu],
         }
     }
 
-    fn openvino(self, hardware: &str) -> ExecutionProviderDispatch {
+    /// OpenVINO's name for what it runs on; `None` for other providers.
+    fn openvino_hardware(self) -> Option<&'static str> {
+        match self.provider {
+            Provider::OpenVino => Some("CPU"),
+            Provider::OpenVinoGpu => Some("GPU"),
+            Provider::OpenVinoNpu => Some("NPU"),
+            _ => None,
+        }
+    }
+
+    /// What OpenVINO gets as [`OPENVINO_CONFIG`].
+    fn openvino_config(self, hardware: &str) -> String {
         let hint = match self.precision {
             Precision::Bf16 => "bf16",
             Precision::Fp16 => "f16",
             Precision::Fp32 | Precision::Int8 => "f32",
         };
+        format!(r#"{{"{hardware}":{{"INFERENCE_PRECISION_HINT":"{hint}"}}}}"#)
+    }
+
+    fn openvino(self, hardware: &str) -> ExecutionProviderDispatch {
         ep::OpenVINO::default()
             .with_device_type(hardware)
-            // ONNX Runtime's documentation asks for a file of this; the provider reads it as JSON.
-            .with_arbitrary_config(
-                "load_config",
-                format!(r#"{{"{hardware}":{{"INFERENCE_PRECISION_HINT":"{hint}"}}}}"#),
-            )
+            .with_arbitrary_config(OPENVINO_CONFIG, self.openvino_config(hardware))
             .build()
             .error_on_failure()
     }
@@ -358,11 +286,13 @@ impl Device {
             Precision::Fp32 => {}
         }
         if let Some(folder) = cache {
+            // What was timed for one engine holds for all: it lies beside the folders that have one each.
+            let beside = folder.parent().unwrap_or(folder);
             tensorrt = tensorrt
                 .with_engine_cache(true)
                 .with_engine_cache_path(folder.display())
                 .with_timing_cache(true)
-                .with_timing_cache_path(folder.display());
+                .with_timing_cache_path(beside.display());
         }
         tensorrt.build().error_on_failure()
     }
@@ -380,19 +310,6 @@ pub(super) fn host_memory() -> Result<MemoryInfo<'static>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bfloat16_comes_first_in_matrix_units_and_after_integers_in_those_of_amd() {
-        use Precision::{Bf16, Fp32, Int8};
-        let order = |vendor: &str, flags: &str| {
-            in_openvino(&Cpu::parse(&format!("processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: {flags}\n")))
-        };
-        assert_eq!(order("GenuineIntel", "fpu avx512_bf16 amx_bf16 amx_tile"), [Bf16, Int8, Fp32]);
-        assert_eq!(order("AuthenticAMD", "fpu avx512_bf16 avx512_vnni"), [Int8, Bf16, Fp32]);
-        assert_eq!(order("GenuineIntel", "fpu avx512_bf16 avx512_vnni"), [Int8, Fp32, Bf16]);
-        assert_eq!(order("AuthenticAMD", "fpu avx2"), [Int8, Fp32, Bf16]);
-        assert_eq!(in_openvino(&Cpu::parse("")), [Int8, Fp32, Bf16]);
-    }
 
     #[test]
     fn precisions_that_a_provider_lacks_are_refused_with_those_that_it_has() {
@@ -419,6 +336,31 @@ mod tests {
                 assert_eq!(single.is_ok(), provider != Provider::OpenVinoNpu);
             }
         }
+    }
+
+    #[test]
+    fn openvino_is_told_what_it_runs_on_and_in_which_precision() {
+        let config = |provider, precision| {
+            let device = Device::new(provider, precision, 0, true).unwrap();
+            device.openvino_hardware().map(|hardware| device.openvino_config(hardware))
+        };
+        let expected = |hardware, hint| Some(format!(r#"{{"{hardware}":{{"INFERENCE_PRECISION_HINT":"{hint}"}}}}"#));
+        assert_eq!(config(Provider::OpenVino, Some(Precision::Bf16)), expected("CPU", "bf16"));
+        assert_eq!(config(Provider::OpenVino, Some(Precision::Int8)), expected("CPU", "f32"));
+        assert_eq!(config(Provider::OpenVinoGpu, None), expected("GPU", "f16"));
+        assert_eq!(config(Provider::OpenVinoNpu, None), expected("NPU", "f16"));
+        assert_eq!(config(Provider::WebGpu, None), None);
+    }
+
+    #[test]
+    fn the_number_of_a_gpu_counts_among_gpus_alone() {
+        let index = |provider: Provider| {
+            let device = Device::new(provider, None, 1, false).unwrap();
+            provider.plugin().map(|(_, kind)| device.index(kind))
+        };
+        assert_eq!((index(Provider::WebGpu), index(Provider::OpenVinoGpu)), (Some(1), Some(1)));
+        assert_eq!((index(Provider::OpenVino), index(Provider::OpenVinoNpu)), (Some(0), Some(0)));
+        assert_eq!(index(Provider::Cuda), None);
     }
 
     #[test]

@@ -15,14 +15,7 @@ use std::{
 use anyhow::anyhow;
 use ort::environment::Environment;
 
-use super::{
-    cache,
-    device::{Device, Provider},
-    error::Error,
-    plain::Plain,
-    stage::Stage,
-    worker::Ticket,
-};
+use super::{cache, device::Device, error::Error, plain::Plain, provider::Provider, stage::Stage, worker::Ticket};
 use crate::{
     frames::{RGB, Size},
     model::{Graph, MANIFEST, Manifest, PlainFile},

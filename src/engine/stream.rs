@@ -7,9 +7,10 @@ use ort::value::DynValue;
 
 use super::{
     Engine, budget,
-    device::{Device, Provider},
+    device::Device,
     error::Error,
     model::{self, Model, Timings},
+    provider::Provider,
     sizes::{Build, Sizes, Wish},
     state::RecurrentState,
     tiles::Tiling,

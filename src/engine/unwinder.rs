@@ -42,6 +42,11 @@ pub(super) fn reconcile_provider(environment: &Environment, runtime: &Path, prov
     reconcile(runtime.parent().into_iter().map(|folder| folder.join(&name)));
 }
 
+/// The same for a plugin's library, and for the OpenVINO in its folder.
+pub(super) fn reconcile_plugin(library: &Path) {
+    reconcile(library.parent().into_iter().flat_map(openvino).chain([library.into()]));
+}
+
 fn reconcile(files: impl Iterator<Item = PathBuf>) {
     if !torn() {
         return;
@@ -108,19 +113,19 @@ unsafe fn file_name(path: *const c_char) -> String {
     path.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-/// The libraries of a folder as others name them: `libopenvino.so.2541`, not the copies that wheels have of it.
+/// OpenVINO's libraries in a folder, as others name them: `libopenvino.so.2541`, not the copies that wheels have of it.
 fn openvino(folder: &Path) -> Vec<PathBuf> {
-    let names: Vec<_> =
-        folders::entries(folder).filter_map(|file| Some(file.file_name()?.to_str()?.to_owned())).collect();
-    let version = |name: &str, library: &str| {
-        let rest = name.strip_prefix(library)?.strip_prefix('.')?;
-        rest.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.to_owned())
+    OPENVINO.iter().filter_map(|library| versioned(folder, library, 1)).collect()
+}
+
+/// The file of a library in a folder: the one with at most so many numbers behind its name, and with as many as there are.
+pub(super) fn versioned(folder: &Path, library: &str, numbers: usize) -> Option<PathBuf> {
+    let version = |file: &PathBuf| -> Option<usize> {
+        let rest = file.file_name()?.to_str()?.strip_prefix(library)?;
+        let numeric = rest.is_empty() || rest.starts_with('.') && rest.bytes().all(|b| b == b'.' || b.is_ascii_digit());
+        numeric.then(|| rest.matches('.').count()).filter(|count| *count <= numbers)
     };
-    let found = OPENVINO.iter().filter_map(|library| {
-        let numbered = names.iter().find_map(|name| version(name, library));
-        numbered.or_else(|| names.iter().find(|name| name == library).cloned())
-    });
-    found.map(|name| folder.join(name)).collect()
+    folders::entries(folder).filter_map(|file| Some((version(&file)?, file))).max().map(|(_, file)| file)
 }
 
 #[cfg(test)]

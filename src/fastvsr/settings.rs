@@ -44,6 +44,9 @@ pub enum ExecutionProvider {
     /// TensorRT on an NVIDIA GPU.
     #[enum_value(name = "TensorRT: NVIDIA GPUs, engines built at the first run", nick = "tensorrt")]
     TensorRt,
+    /// TensorRT for RTX on an NVIDIA GPU.
+    #[enum_value(name = "TensorRT for RTX: NVIDIA GPUs from the 30 series on", nick = "tensorrt-rtx")]
+    TensorRtRtx,
 }
 
 /// Arithmetic inside the graphs.
@@ -81,6 +84,7 @@ impl ExecutionProvider {
             Self::WebGpu => Some(engine::Provider::WebGpu),
             Self::Cuda => Some(engine::Provider::Cuda),
             Self::TensorRt => Some(engine::Provider::TensorRt),
+            Self::TensorRtRtx => Some(engine::Provider::TensorRtRtx),
         }
     }
 }
