@@ -13,7 +13,7 @@ pub(crate) struct Args {
     #[arg(long)]
     model: Option<String>,
     /// What runs the model
-    #[arg(long, default_value = "auto", value_parser = upscaler::PROVIDERS)]
+    #[arg(long, default_value = "auto", value_parser = upscaler::providers())]
     provider: String,
     /// A property of the element, as in --property precision=int8; may be given again
     #[arg(long = "property", value_name = "NAME=VALUE", value_parser = upscaler::property)]

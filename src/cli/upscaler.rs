@@ -1,19 +1,21 @@
 //! Owns the element as the command line uses it: the arguments that choose model and provider, and the runtime.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{iter, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, anyhow};
+use clap::builder::PossibleValuesParser;
 use gst::prelude::*;
 use gstfastvsr::{
     ExecutionProvider, Precision,
-    engine::{self, Engine, Key, Known, Runtime, Severity},
+    engine::{self, Engine, Key, Known, Provider, Runtime, Severity},
     model::{Manifest, PlainFile, Source},
 };
 use sha2::{Digest, Sha256};
 
 /// What `--provider` may be, as the element's property has it.
-pub(crate) const PROVIDERS: [&str; 8] =
-    ["auto", "cpu", "openvino", "openvino-gpu", "openvino-npu", "webgpu", "cuda", "tensorrt"];
+pub(crate) fn providers() -> PossibleValuesParser {
+    PossibleValuesParser::new(iter::once("auto").chain(Provider::ALL.map(Provider::name)))
+}
 
 /// Which model runs, and on what.
 #[derive(Debug, Clone, clap::Args)]
@@ -22,7 +24,7 @@ pub(crate) struct Upscaler {
     #[arg(long, default_value = gstfastvsr::model::DEFAULT)]
     pub(crate) model: String,
     /// What runs the model
-    #[arg(long, default_value = "auto", value_parser = PROVIDERS)]
+    #[arg(long, default_value = "auto", value_parser = providers())]
     pub(crate) provider: String,
     /// Frames that are upscaled together; 0 = the model's own
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1024))]
