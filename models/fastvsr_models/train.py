@@ -26,6 +26,7 @@ from torch import nn
 from .data import Clips, turned
 from .evaluate import examples, strip, upscale
 from .metrics import psnr_y
+from .muon import Muon
 from .networks import SIZES, FastVSR, pad_edges, skip_filter, to_lr_grid
 from .teacher import Lessons, lesson
 
@@ -50,6 +51,7 @@ loss_weights = {"code": 0.0, "teacher": 1.0, "sharpen": 0.0, "knee": 0.004} | co
 device, cuda = args.device, args.device.startswith("cuda")
 torch.backends.cudnn.benchmark = True
 SAVE_MINUTES = 3
+OTHERS = 0.25  # rate of biases and the last convolution, AdamW's, by that of Muon
 BT601 = torch.tensor([0.299, 0.587, 0.114], device=device)  # RGB -> Y
 checkpoint_path = args.out / "checkpoint.pt"
 args.out.mkdir(parents=True, exist_ok=True)
@@ -79,7 +81,13 @@ if args.init:
 parameters = list(learning.parameters())
 ema = [p.detach().clone() for p in net.parameters()]
 rate = torch.tensor(optim["rate"], device=device)
-optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0, fused=True, capturable=cuda)
+others_rate = torch.zeros_like(rate)
+# The last convolution has one output: a matrix of one row, whose steps Muon would make all of one length.
+matrices, others = [p for p in parameters if p.ndim > 1 and len(p) > 1], [p for p in parameters if p.ndim == 1 or len(p) == 1]
+optimizers = [
+    Muon(matrices, rate),
+    torch.optim.AdamW(others, lr=others_rate, betas=(0.9, 0.99), weight_decay=0, fused=True, capturable=cuda),
+]
 step, minutes, resumed = 0, 0.0, None
 if checkpoint_path.exists():
     resumed = load(checkpoint_path)
@@ -146,8 +154,10 @@ def train_step(dtype):
         loss = loss + loss_weights["code"] * F.mse_loss(told.float(), damages)
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0, foreach=True)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=False)
+    torch.mul(rate, OTHERS, out=others_rate)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
     with torch.no_grad():
         change = torch._foreach_sub([p.detach() for p in net.parameters()], ema)
         torch._foreach_mul_(change, 1 - keep)  # a tensor: it changes from step to step, a CUDA graph does not
@@ -185,9 +195,10 @@ def prepared():
     dtype = faster_dtype()
     run = captured(dtype) if cuda else lambda: train_step(dtype)
     # Graphs hold the addresses of the optimizer's tensors, so these are set, not replaced.
-    for index, parameter in enumerate(parameters):
-        for name, value in optimizer.state[parameter].items():
-            value.copy_(resumed["optimizer"]["state"][index][name]) if resumed else value.zero_()
+    for number, optimizer in enumerate(optimizers):
+        for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+            for name, value in optimizer.state[parameter].items():
+                value.copy_(resumed["optimizers"][number]["state"][index][name]) if resumed else value.zero_()
     total.zero_()
     of_teacher = f" and {len(lessons.lr)} crops of the teacher" if lessons else ""
     print(f"{config['network']} in {dtype}, {len(clips.entries)} clips and stills{of_teacher}, from step {step}", flush=True)
@@ -200,7 +211,8 @@ def averaged():
 
 
 def save():
-    state = {"learning": learning.state_dict(), "ema": averaged(), "optimizer": optimizer.state_dict()}
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    state = {"learning": learning.state_dict(), "ema": averaged(), "optimizers": states}
     part = checkpoint_path.with_suffix(".tmp")
     try:
         torch.save(state | {"step": step, "minutes": minutes, "network": config["network"]}, part)
