@@ -5,7 +5,7 @@
 //! Stream --(window, frame)--> worker: encoder, unet, decoder, state; written into the caller's memory
 //! ```
 //!
-//! Each file imports only those above it in this list.
+//! Imports go one way, without circles: provider, device, stage, tiles, model, stream, each of those before it.
 
 mod budget;
 mod cache;

@@ -71,7 +71,7 @@ impl Plugin {
             unwinder::reconcile_plugin(file);
             for library in self.needs {
                 // What of it is nowhere is named by the loader, below.
-                let found = file.parent().and_then(|folder| unwinder::versioned(folder, library, 3));
+                let found = file.parent().and_then(|folder| unwinder::versioned(folder, library));
                 let _ = found.map(|library| unwinder::open(&library));
             }
             environment.register_ep_library(self.package, file).map_err(|err| err.to_string())

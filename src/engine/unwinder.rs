@@ -115,17 +115,19 @@ unsafe fn file_name(path: *const c_char) -> String {
 
 /// OpenVINO's libraries in a folder, as others name them: `libopenvino.so.2541`, not the copies that wheels have of it.
 fn openvino(folder: &Path) -> Vec<PathBuf> {
-    OPENVINO.iter().filter_map(|library| versioned(folder, library, 1)).collect()
+    OPENVINO.iter().filter_map(|library| versioned(folder, library)).collect()
 }
 
-/// The file of a library in a folder: the one with at most so many numbers behind its name, and with as many as there are.
-pub(super) fn versioned(folder: &Path, library: &str, numbers: usize) -> Option<PathBuf> {
-    let version = |file: &PathBuf| -> Option<usize> {
-        let rest = file.file_name()?.to_str()?.strip_prefix(library)?;
-        let numeric = rest.is_empty() || rest.starts_with('.') && rest.bytes().all(|b| b == b'.' || b.is_ascii_digit());
-        numeric.then(|| rest.matches('.').count()).filter(|count| *count <= numbers)
+/// The file of a library in a folder: one with a version, of several that with the fewest numbers, which is how others name it.
+pub(super) fn versioned(folder: &Path, library: &str) -> Option<PathBuf> {
+    let numbers = |file: &PathBuf| -> Option<usize> {
+        let version = file.file_name()?.to_str()?.strip_prefix(library)?;
+        let is_version = version.is_empty() || version.starts_with('.');
+        let is_version = is_version && version.bytes().all(|byte| byte == b'.' || byte.is_ascii_digit());
+        is_version.then(|| version.matches('.').count())
     };
-    folders::entries(folder).filter_map(|file| Some((version(&file)?, file))).max().map(|(_, file)| file)
+    let found = folders::entries(folder).filter_map(|file| Some((numbers(&file)?, file)));
+    found.min_by_key(|(numbers, _)| (*numbers == 0, *numbers)).map(|(_, file)| file)
 }
 
 #[cfg(test)]
@@ -152,5 +154,7 @@ mod tests {
         let expected = [names[2], names[3]].map(|name| folder.path().join(name));
         assert_eq!(openvino(folder.path()), expected);
         assert_eq!(openvino(Path::new("/nowhere")), [] as [PathBuf; 0]);
+        assert_eq!(versioned(folder.path(), "libonnxruntime.so"), Some(folder.path().join("libonnxruntime.so.1.24.1")));
+        assert_eq!(versioned(folder.path(), "libopenvino_c"), None);
     }
 }
